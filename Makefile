@@ -1,0 +1,53 @@
+# Needs make and one Python >= 3.11, nothing else; everything it installs goes into .venv.
+
+# The first that is new enough; name another with `make PYTHON=/path/to/python3.12 ...`.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+# Two workers keep the whole run short on two cores; `make test WORKERS=0` runs in one process (for a debugger).
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1 \2/p' $(MAKEFILE_LIST) | \
+	while read -r make name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+setup: $(VENV)/ready-dev ## make .venv and install everything that developing needs
+	@:
+
+demo: $(VENV)/ready-demo ## four processes share sessions and one is killed: was a word lost? (DATA=chats.jsonl or a folder)
+	@$(BIN)/python -m bamboo_sessions demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+test: $(VENV)/ready-dev ## run the tests (ARGS="-k merge" chooses some)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/ready-dev ## look for mistakes and untidiness with ruff
+	@$(BIN)/ruff check .
+
+types: $(VENV)/ready-dev ## check the types with mypy, strictly
+	@$(BIN)/mypy
+
+check: lint types test ## all of these: what has to pass before a change is done
+
+# A stamp for each set of packages: a second call costs nothing until pyproject.toml changes.
+$(VENV)/ready-venv:
+	@test -n "$(PYTHON)" || { echo "bamboo_sessions needs Python 3.11 or newer, and none is on PATH; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bamboo_sessions needs Python 3.11 or newer; $(PYTHON) is not; name another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/ready-demo: $(VENV)/ready-venv pyproject.toml
+	@echo "installing bamboo_sessions with what the demo needs"
+	@$(PIP) --editable '.[cli]'
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready-venv pyproject.toml
+	@echo "installing bamboo_sessions with what its development needs"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/ready-demo
