@@ -1,0 +1,41 @@
+"""Names: which strings may name a session, and where fresh random names come from.
+
+Random names are drawn from the operating system at each call. A buffered pool would be faster and would hand the same
+names to both sides of a fork.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import urlsafe_b64encode
+
+from bamboo_sessions.errors import InvalidSessionId
+
+MAX_ID_LENGTH = 512
+
+
+def new_token() -> str:
+    """Twelve URL-safe characters (72 random bits): message ids, operation ids, question tokens."""
+    return urlsafe_b64encode(os.urandom(9)).decode("ascii")
+
+
+def new_birth() -> str:
+    """Sixteen URL-safe characters (96 random bits): what tells a re-created session from its deleted predecessor."""
+    return urlsafe_b64encode(os.urandom(12)).decode("ascii")
+
+
+def check_session_id(session_id: object) -> str:
+    """`session_id` itself where it can name a session; raises `InvalidSessionId` where it cannot."""
+    if not isinstance(session_id, str):
+        raise InvalidSessionId(session_id, f"a string is needed, not {type(session_id).__name__}")
+    if not session_id:
+        raise InvalidSessionId(session_id, "it is empty")
+    if len(session_id) > MAX_ID_LENGTH:
+        raise InvalidSessionId(session_id, f"it has {len(session_id)} characters, at most {MAX_ID_LENGTH} are allowed")
+    if "\0" in session_id:
+        raise InvalidSessionId(session_id, "it contains NUL")
+    try:
+        session_id.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidSessionId(session_id, f"it contains a lone surrogate at {error.start}") from error
+    return session_id

@@ -1,0 +1,14 @@
+"""The words of the library: values that everything above speaks of, and nothing that does anything."""
+
+from bamboo_sessions.models.message import Message, Role, ToolCall
+from bamboo_sessions.models.messages import Messages
+from bamboo_sessions.models.metadata import Metadata
+from bamboo_sessions.models.question import PendingQuestion
+from bamboo_sessions.models.session import Session
+from bamboo_sessions.models.state import Attempt, Base, Head, MergeRule, Origin, State
+from bamboo_sessions.models.summary import Conflict, SaveResult, SessionPage, SessionSummary
+
+__all__ = [
+    "Attempt", "Base", "Conflict", "Head", "MergeRule", "Message", "Messages", "Metadata", "Origin",
+    "PendingQuestion", "Role", "SaveResult", "Session", "SessionPage", "SessionSummary", "State", "ToolCall",
+]
