@@ -1,0 +1,203 @@
+"""Models to stored JSON and back: the one place that knows how a session looks on disk.
+
+A head is a JSON object that leaves defaults out; a change of it is a JSON object of what is set, what is unset, and the
+same inside its sections (`metadata`, `questions`, `closed_questions`), so that a turn of a long-lived session writes a
+few dozen bytes. `patch_json` applies a change to stored JSON, `patch_head` to a decoded head; both must agree, and a
+test holds them to it. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from bamboo_sessions.models.message import Message
+from bamboo_sessions.models.messages import Messages
+from bamboo_sessions.models.question import PendingQuestion
+from bamboo_sessions.models.state import Head, State, changed
+from bamboo_sessions.models.times import from_text, to_text
+
+Json = dict[str, Any]
+
+# Without `extra`, which is no field of a stored head: a newer version may well have one of that name.
+_FIELDS: Final = {field.name: field.default for field in attrs.fields(Head) if field.name != "extra"}
+_SECTIONS: Final = ("metadata", "questions", "closed_questions")
+_TIMES: Final = ("created_at", "updated_at")
+_IN_A_LINE: Final = tuple(name for name in _FIELDS if name not in _SECTIONS)
+
+
+# -- stored JSON -------------------------------------------------------------------------------------------------
+
+
+def patch_json(head: Json, change: Json) -> Json:
+    """The stored head that `change` makes of `head`; neither argument is modified."""
+    made = {**head, **change.get("set", {})}
+    for name in change.get("unset", ()):
+        made.pop(name, None)
+    for section, inner in change.get("in", {}).items():
+        patched = patch_json(made.get(section, {}), inner)
+        if patched:
+            made[section] = patched
+        else:
+            made.pop(section, None)
+    return made
+
+
+def encode_head(head: Head) -> Json:
+    """A head as stored: fields at their default are left out, fields of newer versions stand where they came from."""
+    made: Json = {key: orjson.loads(packed) for key, packed in head.extra.items()}
+    made |= {name: _written(name, value) for name in _IN_A_LINE if (value := getattr(head, name)) != _FIELDS[name]}
+    made |= {section: values for section in _SECTIONS if (values := _section(head, section))}
+    return made
+
+
+def decode_head(stored: Json) -> Head:
+    """The reverse; fields that this version does not know go to `extra` and come back on encoding."""
+    extra = {key: orjson.dumps(value) for key, value in stored.items() if key not in _FIELDS}
+    sections = {name: _read_section(name, stored[name]) for name in _SECTIONS if name in stored}
+    return Head(**_read_fields(stored), **sections, extra=extra)
+
+
+def decode_times(stored: Json) -> dict[str, datetime]:
+    """`created_at` and `updated_at` of a stored head."""
+    return {name: from_text(stored[name]) for name in _TIMES}
+
+
+def _written(name: str, value: Any) -> Any:
+    if name in _TIMES:
+        return to_text(value)
+    return sorted(value) if name == "tags" else value
+
+
+def _read(name: str, value: Any) -> Any:
+    if name in _TIMES:
+        return from_text(value)
+    return frozenset(value) if name == "tags" else value
+
+
+def _read_fields(stored: Json) -> dict[str, Any]:
+    return {name: _read(name, stored[name]) for name in _IN_A_LINE if name in stored}
+
+
+def _section(head: Head, section: str) -> Json:
+    """A section as {key: JSON value}: questions by token, closed tokens in order, the rest by key."""
+    return {key: orjson.loads(packed) for key, packed in _packed_section(head, section).items()}
+
+
+def _packed_section(head: Head, section: str) -> Mapping[str, bytes]:
+    if section == "questions":
+        return {question.token: question.packed() for question in head.questions}
+    if section == "closed_questions":
+        return dict.fromkeys(head.closed_questions, b"1")
+    packed: Mapping[str, bytes] = getattr(head, section)
+    return packed
+
+
+def _read_section(section: str, stored: Json) -> Any:
+    if section == "closed_questions":
+        return tuple(stored)
+    packed = {key: orjson.dumps(value) for key, value in stored.items()}
+    return tuple(map(PendingQuestion.unpacked, packed.values())) if section == "questions" else packed
+
+
+# -- changes -----------------------------------------------------------------------------------------------------
+
+
+def diff_head(old: Head | None, new: Head) -> Json:
+    """What makes `new` of `old`, revision aside (the storage keeps that itself); of nothing where `old` is None."""
+    if old is None:
+        return {"set": encode_head(new)}
+    change: Json = {}
+    for name in _IN_A_LINE:
+        before, after = getattr(old, name), getattr(new, name)
+        if before is not after and before != after and name != "revision":
+            if after == _FIELDS[name]:
+                change.setdefault("unset", []).append(name)
+            else:
+                change.setdefault("set", {})[name] = _written(name, after)
+    if old.extra is not new.extra:
+        change = _diff_extra(change, _diff_packed(old.extra, new.extra))
+    inner: Json = {}
+    for section in _SECTIONS:
+        if getattr(old, section) is getattr(new, section):
+            continue
+        before, after = _packed_section(old, section), _packed_section(new, section)
+        if section != "metadata" and _out_of_order(before, after):
+            change = {**change, "set": {**change.get("set", {}), section: _section(new, section)}}
+        elif diff := _diff_packed(before, after):
+            inner[section] = diff
+    return {**change, "in": inner} if inner else change
+
+
+def _out_of_order(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bool:
+    """Whether setting and unsetting keys would leave them in another order: the oldest question comes first."""
+    kept = [key for key in before if key in after]
+    return [*kept, *(key for key in after if key not in before)] != list(after)
+
+
+def _diff_packed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Json:
+    change: Json = {}
+    written = {key: orjson.loads(value) for key, value in after.items() if before.get(key) != value}
+    if written:
+        change["set"] = written
+    gone = [key for key in before if key not in after]
+    if gone:
+        change["unset"] = gone
+    return change
+
+
+def _diff_extra(change: Json, extra: Json) -> Json:
+    """Unknown fields stand beside the known ones, so their changes do as well."""
+    made = dict(change)
+    if "set" in extra:
+        made["set"] = {**change.get("set", {}), **extra["set"]}
+    if "unset" in extra:
+        made["unset"] = [*change.get("unset", ()), *extra["unset"]]
+    return made
+
+
+def patch_head(head: Head, change: Json, revision: int) -> Head:
+    """The decoded head that `change` makes of `head`, at `revision`."""
+    put, gone = change.get("set", {}), change.get("unset", ())
+    fields = _read_fields(put)
+    fields |= {name: _read_section(name, put[name]) for name in _SECTIONS if name in put}
+    fields |= {name: _FIELDS[name] for name in gone if name in _FIELDS}
+    if any(name not in _FIELDS for name in (*put, *gone)):
+        kept = {key: value for key, value in head.extra.items() if key not in gone}
+        fields["extra"] = kept | {key: orjson.dumps(value) for key, value in put.items() if key not in _FIELDS}
+    for section, inner in change.get("in", {}).items():
+        fields[section] = _patch_section(head, section, inner)
+    fields["revision"] = revision
+    return changed(head, **fields)
+
+
+def _patch_section(head: Head, section: str, change: Json) -> Any:
+    stored = {key: orjson.Fragment(value) for key, value in _packed_section(head, section).items()}
+    return _read_section(section, patch_json(stored, change))
+
+
+# -- records -----------------------------------------------------------------------------------------------------
+
+
+def decode_state(head: Json, lines: Iterable[bytes]) -> State:
+    """A whole stored record as a state; no message is decoded."""
+    return State(decode_head(head), Messages.of(map(Message.from_line, lines)))
+
+
+def patch_state(state: State, keep: int, lines: Sequence[bytes], change: Json, revision: int) -> State:
+    """A committed change applied to the state before it; what is shared stays shared."""
+    added = [Message.from_line(line) for line in lines]
+    return State(patch_head(state.head, change, revision), state.messages.committed(keep, added))
+
+
+def split_messages(old: Messages, new: Messages) -> tuple[int, list[Message]]:
+    """(keep, added): `new` as the first `keep` of `old` and what comes behind; looks only behind what they share."""
+    keep = old.shared_with(new)
+    longest = min(len(old), len(new))
+    while keep < longest and old[keep].same_as(new[keep]):
+        keep += 1
+    return keep, new[keep:]
