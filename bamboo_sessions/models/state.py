@@ -126,7 +126,10 @@ class Attempt:
 
     op: str
     state: State
+    """What was to be stored: the copy merged with what the storage held."""
     store: str
+    mine: State | None = None
+    """The copy as it was when that save began, from which its later changes are told; None: as `state`."""
 
 
 @attrs.frozen(slots=True, eq=False)

@@ -1,0 +1,241 @@
+"""Somebody's own storage with three methods, seen as one that keeps records.
+
+Whatever such a storage raises is translated here. What it is handed is a copy and what it returns is copied. It may
+give sessions back without birth, revision or message ids; then it has no opinion on them, and known messages are
+recognised by content, so that a merge does not take a re-read message for a new one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Final
+from weakref import WeakValueDictionary, finalize
+
+import attrs
+import structlog
+
+from bamboo_sessions._locks import KeyedLocks
+from bamboo_sessions.clock import real_monotonic
+from bamboo_sessions.codec import decode_head, encode_head, patch_json
+from bamboo_sessions.errors import LockTimeout, RevisionConflict, SessionError, StorageError, StorageUnavailable
+from bamboo_sessions.ids import new_birth
+from bamboo_sessions.models import Message, Messages, Session, State
+from bamboo_sessions.models.alignment import align
+from bamboo_sessions.models.state import Head, Origin
+from bamboo_sessions.storages.protocol import (
+    OPS_KEPT,
+    Commit,
+    Record,
+    RecordStorage,
+    SessionLocks,
+    Stamp,
+    Storage,
+)
+
+_log = structlog.get_logger("bamboo_sessions")
+_adapted: WeakValueDictionary[int, ThreeMethods] = WeakValueDictionary()
+"""By `id`: a storage need not be hashable. An adapter keeps its storage alive, so no other one can get its number."""
+_store_ids: dict[int, str] = {}  # an entry per living storage: its sessions know it again when its adapter is made anew
+_adapting = threading.Lock()  # guards both: two adapters of one storage would be two lock tables
+
+
+def as_records(storage: Storage | RecordStorage) -> RecordStorage:
+    """`storage` itself where it keeps records, else the one adapter of it: two repositories must share its locks."""
+    if isinstance(storage, RecordStorage):
+        return storage
+    with _adapting:
+        adapter = _adapted.get(id(storage))
+        if adapter is None:
+            adapter = _adapted[id(storage)] = ThreeMethods(storage, _store_id(storage))
+    return adapter
+
+
+def _store_id(storage: Storage) -> str:
+    number = id(storage)
+    if number not in _store_ids:
+        if not isinstance(storage, SessionLocks):
+            _log.warning("storage has no lock or commit of its own: safe for the writers of one process only",
+                         storage=type(storage).__name__)
+        _store_ids[number] = new_birth()
+        finalize(storage, _store_ids.pop, number, None)
+    return _store_ids[number]
+
+
+@attrs.frozen(slots=True, eq=False)
+class _Seen:
+    """The stamp of a storage that has none: the messages as last seen. Never equal to another one."""
+
+    messages: Messages
+
+
+_PASTS_KEPT: Final = 10_000
+
+
+@attrs.define(slots=True)
+class _Past:
+    """What this process knows of a session's commits: the storage remembers none, and is asked by `updated_at`."""
+
+    birth: str
+    at: datetime | None = None
+    ops: tuple[str, ...] = ()
+    """The commits that led to the state of that time."""
+    tried: tuple[str, datetime] | None = None
+    """A commit whose outcome is unknown, and the time of the state it was to give."""
+
+
+class _Pasts:
+    """Bounded: the sessions longest not written are forgotten, and retries of theirs are no longer recognised."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, _Past] = OrderedDict()
+        self._buried: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()  # guards both, and every _Past in them
+
+    def ops(self, head: Head) -> tuple[str, ...]:
+        """The operation ids that led to this state, as far back as they are known."""
+        with self._lock:
+            past = self._known.get(head.id)
+            if past is not None and past.tried is not None and past.at != head.updated_at == past.tried[1]:
+                past.at, past.ops, past.tried = head.updated_at, (*past.ops, past.tried[0])[-OPS_KEPT:], None
+            return past.ops if past is not None and past.at == head.updated_at else ()
+
+    def committed(self, head: Head, ops: tuple[str, ...]) -> None:
+        self._remember(head.id, _Past(head.birth, head.updated_at, ops[-OPS_KEPT:]))
+
+    def tried(self, before: Head | None, head: Head, op: str) -> None:
+        """Whether that was applied, the next look at the state tells."""
+        ops = () if before is None else self.ops(before)
+        self._remember(head.id, _Past(head.birth, None if before is None else before.updated_at, ops, (op, head.updated_at)))
+
+    def _remember(self, session_id: str, past: _Past) -> None:
+        with self._lock:
+            self._known[session_id] = past
+            self._known.move_to_end(session_id)
+            if len(self._known) > _PASTS_KEPT:
+                self._known.popitem(last=False)
+
+    def bury(self, session_id: str) -> None:
+        with self._lock:
+            past = self._known.pop(session_id, None)
+            if past is not None:
+                self._buried[session_id, past.birth] = None
+                if len(self._buried) > _PASTS_KEPT:
+                    self._buried.popitem(last=False)
+
+    def is_buried(self, session_id: str, birth: str) -> bool:
+        return (session_id, birth) in self._buried
+
+
+class ThreeMethods:
+    """A `RecordStorage` with `SessionLocks` over a three-method `Storage`: its own lock where it has one, beneath one
+    for the threads of this process."""
+
+    def __init__(self, storage: Storage, store_id: str) -> None:
+        self._storage = storage
+        self._locks: KeyedLocks[str] = KeyedLocks()  # one writer of a session at a time, among the threads of this process
+        self._pasts = _Pasts()
+        self.store_id = store_id
+        self.name = type(storage).__name__
+
+    @contextmanager
+    def lock(self, session_id: str, timeout: float) -> Iterator[None]:
+        """See `SessionLocks`."""
+        began = real_monotonic()
+        entry = self._locks.acquire(session_id, timeout)
+        if entry is None:
+            raise LockTimeout(session_id, timeout)
+        try:
+            if isinstance(self._storage, SessionLocks):
+                with self._storage.lock(session_id, max(0.0, timeout - (real_monotonic() - began))):
+                    yield
+            else:
+                yield
+        finally:
+            self._locks.release(session_id, entry)
+
+    def read(self, session_id: str, known: Stamp | None = None) -> Record | None:
+        """See `RecordStorage`; always the whole record."""
+        state = self._load(session_id, known.messages if isinstance(known, _Seen) else None)
+        if state is None:
+            return None
+        ops = self._pasts.ops(state.head)
+        return Record(encode_head(state.head), [m.line for m in state.messages], ops, _Seen(state.messages))
+
+    def _load(self, session_id: str, known: Messages | None) -> State | None:
+        try:
+            session = self._storage.load_session(session_id)
+            state = None if session is None else session.snapshot()._state()
+        except StorageError:
+            raise
+        except Exception as error:
+            raise self._unavailable("load", session_id, error) from error
+        if state is None or known is None:
+            return state
+        return State(state.head, Messages.of(align(known, list(state.messages))))
+
+    def commit(self, commit: Commit) -> Stamp:
+        """See `RecordStorage`. Compares with what is there now, for this storage cannot do it itself.
+
+        What the holder of the lock read before it would save a load, and cannot be kept: readers without the lock read
+        too, and a late one brings an older state.
+        """
+        session_id, change = commit.session_id, commit.change
+        before = self._load(session_id, None)
+        there = None if before is None else (before.head.birth, before.head.revision)
+        if there != commit.expected:
+            raise RevisionConflict(session_id, commit.expected, there)
+        head = patch_json({} if before is None else encode_head(before.head), change.head)
+        head["revision"] = change.revision
+        kept = () if before is None else before.messages[: change.keep]
+        state = State(decode_head(head), Messages.of([*kept, *map(Message.from_line, change.add)]))
+        ops = () if before is None else self._pasts.ops(before.head)
+        self._pasts.tried(None if before is None else before.head, state.head, change.op)
+        self._save(state)
+        self._pasts.committed(state.head, (*ops, change.op))
+        return _Seen(state.messages)
+
+    def _save(self, state: State) -> None:
+        try:
+            self._storage.save_session(Session._of(state, Origin()))
+        except StorageError:
+            raise
+        except Exception as error:
+            raise self._unavailable("save", state.head.id, error, outcome="unknown") from error
+
+    def delete_record(self, session_id: str) -> bool:
+        """See `RecordStorage`."""
+        try:
+            was_there = bool(self._storage.delete_session(session_id))
+        except StorageError:
+            raise
+        except Exception as error:
+            raise self._unavailable("delete", session_id, error, outcome="unknown") from error
+        if was_there:
+            self._pasts.bury(session_id)
+        return was_there
+
+    def exists(self, session_id: str) -> bool:
+        """See `RecordStorage`; by loading it."""
+        return self._load(session_id, None) is not None
+
+    def was_deleted(self, session_id: str, birth: str) -> bool:
+        """See `RecordStorage`; as far as this process deleted it, for the storage remembers nothing of what is gone."""
+        return self._pasts.is_buried(session_id, birth)
+
+    def heads(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Not to be had from three methods; a storage may have a fourth one for it."""
+        heads: Callable[[], Iterator[tuple[dict[str, Any], int]]] | None = getattr(self._storage, "heads", None)
+        if heads is not None:
+            return heads()
+        raise StorageUnavailable("list", reason=f"{self.name} cannot list its sessions; give it a `heads` method")
+
+    def close(self) -> None:
+        """Close what is below."""
+        self._storage.close()
+
+    def _unavailable(self, action: str, session_id: str, error: Exception, **facts: Any) -> SessionError:
+        return StorageUnavailable(action, session_id=session_id, reason=f"{type(error).__name__}: {error}", **facts)

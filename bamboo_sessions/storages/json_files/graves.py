@@ -1,0 +1,83 @@
+"""Deleting: the session's birth is written down, durably, before its folder leaves its name.
+
+Whoever holds a copy of a deleted session then learns that it was deleted, also after the id was taken anew. The memory
+is a file a shard, one line a birth, bounded; a session whose birth is written here and which is still there was merely
+about to be deleted when somebody was killed, so "deleted" always also means "not there".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import Final
+
+import orjson
+
+from bamboo_sessions._files import APPEND, Files
+from bamboo_sessions.ids import new_token
+from bamboo_sessions.storages.json_files import lines
+from bamboo_sessions.storages.json_files.layout import Layout, Place, graves_in
+
+KEPT: Final = 1000
+"""Births remembered a shard, at least; 256 shards."""
+_LOOK_FROM: Final = 64 * 1024
+"""Below this length a file cannot hold too many lines to care."""
+
+
+class Graves:
+    """The tombstones of a store. The caller holds the session's lock, and for `bury` the shard's."""
+
+    def __init__(self, files: Files, layout: Layout, mode: int) -> None:
+        self._files, self._layout, self._mode = files, layout, mode
+
+    def bury(self, place: Place, birth: str) -> None:
+        """Write the birth down, durably."""
+        line, _ = lines.sealed(orjson.dumps({"birth": birth, "id": place.session_id})[1:])
+        path = graves_in(place.shard)
+        fd = self._files.open(path, APPEND, self._mode)
+        try:
+            if self._mode & 0o077:
+                with suppress(PermissionError):
+                    self._files.set_mode(fd, self._mode)
+            size = self._append(fd, line)
+            self._files.sync(fd)
+        finally:
+            self._files.close(fd)
+        self._files.sync_dir(place.shard)
+        if size > _LOOK_FROM:
+            self._trim(path)
+
+    def _append(self, fd: int, line: bytes) -> int:
+        """A line that a crash or a full disk left unfinished is ended first; alone it is ignored, having no checksum."""
+        size = self._files.fstat(fd).st_size
+        torn = size > 0 and self._files.read_at(fd, 1, size - 1) != b"\n"
+        data = b"\n" + line if torn else line
+        if self._files.append(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, "the line was written in part")
+        return size + len(data)
+
+    def _trim(self, path: str) -> None:
+        kept = [line for line in self._files.read_whole(path).split(b"\n") if lines.checksum(line) >= 0]
+        if len(kept) > 2 * KEPT:
+            self._files.write_new(path + ".new", b"\n".join(kept[-KEPT:]) + b"\n", self._mode)
+            self._files.rename(path + ".new", path)
+            self._files.sync_dir(os.path.dirname(path))
+
+    def remembers(self, place: Place, birth: str) -> bool:
+        """Whether this birth was written down for this id; the caller looks whether it is gone."""
+        try:
+            data = self._files.read_whole(graves_in(place.shard))
+        except FileNotFoundError:
+            return False
+        wanted = orjson.dumps({"birth": birth, "id": place.session_id})[1:]
+        return any(line[lines.BODY :] == wanted and lines.checksum(line) >= 0 for line in data.split(b"\n"))
+
+    def clear_away(self, place: Place) -> None:
+        """One rename takes the session off its name; what it held is removed behind the scenes."""
+        aside = os.path.join(self._layout.trash, new_token())
+        self._files.rename(place.folder, aside)
+        try:
+            self._files.sync_dir(place.shard)
+        finally:
+            self._files.remove_tree(aside)

@@ -1,0 +1,43 @@
+"""One line of a file: JSON that begins with the checksum of all that follows it.
+
+    {"crc":"0f1e2d3c",...}
+
+The checksum comes first, so that it is found without decoding, and covers every byte between itself and the line
+break. Only `\\n` breaks lines: a message may well contain U+2028 or a form feed, at which `str.splitlines` would cut.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+START: Final = b'{"crc":"'
+BODY: Final = len(b'{"crc":"01234567",')
+"""Where that begins which the checksum covers."""
+
+
+def sealed(body: bytes) -> tuple[bytes, int]:
+    """(line with its line break, checksum) of a JSON object given without its opening brace."""
+    crc = crc32(body)
+    return b'{"crc":"%08x",%b\n' % (crc, body), crc
+
+
+def checksum(line: bytes) -> int:
+    """The checksum of a line given without its line break; -1 where the line does not agree with it."""
+    crc = crc32(memoryview(line)[BODY:])
+    return crc if len(line) > BODY and line[:BODY] == b'{"crc":"%08x",' % crc else -1
+
+
+def has_valid_line(data: bytes, start: int) -> bool:
+    """Whether a whole valid line begins at `start` or anywhere behind it.
+
+    Looked for at every place that may begin a line, not at line breaks alone: the damaged byte may have been the break.
+    """
+    while (start := data.find(START, start)) >= 0:
+        end = data.find(b"\n", start)
+        if end < 0:
+            return False
+        if checksum(data[start:end]) >= 0:
+            return True
+        start += 1
+    return False

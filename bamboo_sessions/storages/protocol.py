@@ -1,0 +1,183 @@
+"""What a storage is asked for: records and changes, never models.
+
+A *record* is one committed state of one session: a small JSON head and an ordered list of encoded messages. A *change*
+says "keep the first k messages, append these, change these head fields" and covers every edit there is. Because
+storages only move such bytes, format upgrades happen in one place (the codec) and no storage can have its own idea of a
+session.
+
+Somebody's own storage needs none of this: three methods (`Storage`) are enough, and an adapter gives it the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, runtime_checkable
+
+import attrs
+
+from bamboo_sessions.models import Session
+
+OPS_KEPT: Final = 64
+"""How many operation ids a record remembers: the window in which a retry after an unknown outcome is recognised."""
+
+Head = dict[str, Any]
+"""A JSON object: every field of a session but its messages, as `codec.encode_head` writes it."""
+
+HeadChange = dict[str, Any]
+"""A JSON object that turns one head into another, as `codec.diff_head` writes it and `codec.patch_head` applies it."""
+
+Stamp = object
+"""A storage's own cheap mark of one state of one record; equal marks mean that nothing changed in between."""
+
+
+@attrs.frozen(slots=True)
+class Change:
+    """One committed step: keep the first `keep` messages, append `add`, change the head; gives `revision`."""
+
+    revision: int
+    op: str
+    """The operation id; also the commit id at `revision`."""
+    keep: int
+    add: Sequence[bytes]
+    """Encoded messages (one JSON object each, without a line break), in order."""
+    head: HeadChange
+
+
+@attrs.frozen(slots=True)
+class Commit:
+    """A change, made against an expected state. `expected` None: the session must not exist yet."""
+
+    session_id: str
+    expected: tuple[str, int] | None
+    """(birth, revision) that the storage must hold, else `RevisionConflict`."""
+    change: Change
+
+
+@attrs.frozen(slots=True)
+class Record:
+    """One whole committed state."""
+
+    head: Head
+    messages: Sequence[bytes]
+    ops: tuple[str, ...]
+    """The newest operation ids, oldest first, at most 64; the last one made the head's `revision`."""
+    stamp: Stamp
+
+
+@attrs.frozen(slots=True)
+class Delta:
+    """What was committed since the stamp that the reader named; `changes` follow it without a gap, oldest first."""
+
+    changes: Sequence[Change]
+    stamp: Stamp
+
+
+class Unchanged:
+    """The answer "still what your stamp says". `UNCHANGED` is the only one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged()
+
+
+class Storage(ABC):
+    """The least a storage can be: three methods. Cache, merge and the promises come from the layers above.
+
+    Raise whatever your backend raises: it reaches callers as `StorageError` with the cause kept. What you are handed is
+    a copy that is yours, what you return is copied.
+
+        class Mine(Storage):
+            def load_session(self, session_id): ...     # Session, or None where there is none
+            def save_session(self, session): ...        # store it whole, over whatever is there
+            def delete_session(self, session_id): ...   # True where there was one
+    """
+
+    @abstractmethod
+    def load_session(self, session_id: str) -> Session | None:
+        """The stored session, or None where there is none (absence is not an error; a failure is not absence)."""
+
+    @abstractmethod
+    def save_session(self, session: Session) -> None:
+        """Store this session whole, over whatever is there. Durable on return, as far as this storage is."""
+
+    @abstractmethod
+    def delete_session(self, session_id: str) -> bool:
+        """Remove it; True where there was one, False where there was none (not an error)."""
+
+    def close(self) -> None:  # noqa: B027 - a storage without resources has nothing to do here
+        """Release what is held open. Called once by `SessionRepository.close`; a second call must be harmless."""
+
+
+@runtime_checkable
+class RecordStorage(Protocol):
+    """The delta interface of the built-in storages.
+
+    `read` takes no lock and never waits for a writer; it sees one committed state, never a mixture. `commit` is durable
+    on return. A caller that serialises writers by `SessionLocks.lock` never sees `RevisionConflict`; one that does not
+    has to expect it.
+    """
+
+    @property
+    def name(self) -> str:
+        """A short name for logs and errors, such as `json_files`."""
+
+    @property
+    def store_id(self) -> str:
+        """A random name given to this store when it was made; tells a copy of this store from one of another."""
+
+    def read(self, session_id: str, known: Stamp | None = None) -> Record | Delta | Unchanged | None:
+        """The committed state; None where there is no session.
+
+        With `known` (a stamp this storage gave): `UNCHANGED` where nothing was committed since, or a `Delta` of what
+        was. A storage may always answer with the whole record. Raises `StorageError`; a failure is never None.
+        """
+
+    def commit(self, commit: Commit) -> Stamp:
+        """Apply it durably and give the new state's stamp.
+
+        Raises `RevisionConflict` where the stored (birth, revision) is not the expected one, `StorageUnavailable` with
+        its `outcome` where it failed. A commit whose operation id is already the newest one is not applied twice.
+        """
+
+    def delete_record(self, session_id: str) -> bool:
+        """Remove the session for good and remember its birth; True where there was one."""
+
+    def exists(self, session_id: str) -> bool:
+        """Whether there is such a session."""
+
+    def was_deleted(self, session_id: str, birth: str) -> bool:
+        """Whether a session of this id and birth was deleted here (best effort: the memory is bounded)."""
+
+    def heads(self) -> Iterator[tuple[Head, int]]:
+        """(head, number of messages) of every session, in no particular order; one that vanishes meanwhile is left out.
+
+        A damaged session is logged and left out: one bad file must not hide the others.
+        """
+
+    def close(self) -> None:
+        """Release what is held open; harmless when repeated."""
+
+
+@runtime_checkable
+class SessionLocks(Protocol):
+    """Optional power: exclusion of writers in other processes, for the time of a read-merge-commit."""
+
+    def lock(self, session_id: str, timeout: float) -> AbstractContextManager[None]:
+        """Hold the session's lock across processes; raises `LockTimeout` after `timeout` seconds.
+
+        Not re-entrant, and not for two threads of one process at a time: the caller holds its in-process lock first.
+        """
+
+
+@runtime_checkable
+class UsageLog(Protocol):
+    """Optional power: an append-only log of token usage beside the session."""
+
+    def append_usage(self, session_id: str, line: bytes) -> None:
+        """Append one line of JSON (given without line break), durably; `SessionNotFound` where there is no session."""

@@ -1,0 +1,131 @@
+"""Between records and sessions: what a storage keeps, seen as a committed state, and the three plain methods.
+
+`committed` and `follow` are where stored bytes become something that a session can descend from. `RecordBacked` gives a
+storage that speaks records the three methods that anybody's storage has.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import attrs
+
+from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
+from bamboo_sessions.codec import decode_state, diff_head, patch_state, split_messages
+from bamboo_sessions.errors import CorruptSession
+from bamboo_sessions.ids import check_session_id, new_birth, new_token
+from bamboo_sessions.models import Base, Origin, Session, State
+from bamboo_sessions.models.messages import Messages
+from bamboo_sessions.models.state import changed
+from bamboo_sessions.storages.protocol import OPS_KEPT, Change, Commit, Delta, Record, Stamp, Storage, Unchanged
+
+Answer = Record | Delta | Unchanged | None
+
+
+@attrs.frozen(slots=True, eq=False)
+class Found:
+    """The committed state that a storage answered with, and what it says about the past of it."""
+
+    base: Base
+    ops: tuple[str, ...]
+    """Operation ids known to have led here, oldest first; with `follows` only those since the state that was named."""
+    follows: bool
+    """True: the storage proved that this state descends from the one the reader named."""
+
+
+def found(answer: Record, store: str) -> Found:
+    """A whole record as a committed state; raises `CorruptSession` for a head that no version writes."""
+    try:
+        state = decode_state(answer.head, answer.messages)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        where, session_id = getattr(answer.stamp, "path", store), str(answer.head.get("id"))
+        raise CorruptSession(session_id, path=where, offset=0, reason=f"the head is no session: {error!r}") from error
+    base = Base(state, answer.ops[-1] if answer.ops else "", store, answer.stamp, answer.ops)
+    return Found(base, answer.ops, follows=False)
+
+
+def follow(known: Base | None, answer: Answer, store: str) -> Found | None:
+    """What the storage answered to a reader that named `known`; what is shared with it stays shared."""
+    if answer is None:
+        return None
+    if isinstance(answer, Record):
+        return found(answer, store)
+    assert known is not None, "a storage answers with a difference only to somebody who named a state"
+    if isinstance(answer, Unchanged):
+        return Found(known, (), follows=True)
+    state, since = known.state, tuple(change.op for change in answer.changes)
+    for change in answer.changes:
+        state = patch_state(state, change.keep, change.add, change.head, change.revision)
+    ops = _and_then(known.ops, *since)
+    return Found(Base(state, since[-1] if since else known.op, store, answer.stamp, ops), since, follows=True)
+
+
+def _and_then(ops: tuple[str, ...], *more: str) -> tuple[str, ...]:
+    return (*ops, *more)[-OPS_KEPT:]
+
+
+def commit_of(before: State | None, after: State, op: str) -> Commit:
+    """The commit that makes `after` of `before`; `after.head.revision` is the revision it gives."""
+    keep, added = split_messages(before.messages if before is not None else Messages.of(()), after.messages)
+    head = diff_head(None if before is None else before.head, after.head)
+    change = Change(after.head.revision, op, keep, [message.line for message in added], head)
+    expected = None if before is None else (before.head.birth, before.head.revision)
+    return Commit(after.head.id, expected, change)
+
+
+def as_committed(before: Base | None, after: State, op: str, store: str, stamp: Stamp) -> Base:
+    """What `after` is once it is durable: its messages join the shared backing."""
+    if before is None:
+        return Base(State(after.head, Messages.of(after.messages)), op, store, stamp, (op,))
+    shared = before.state.messages
+    messages = shared.committed(*split_messages(shared, after.messages))
+    return Base(State(after.head, messages), op, store, stamp, _and_then(before.ops, op))
+
+
+class RecordBacked(Storage):
+    """The three plain methods, for a storage that reads and commits records.
+
+    `save_session` is a plain, unmerged save for tests and first writes: it stores the session over whatever is there,
+    keeps its `updated_at`, gives it revision max(stored, given) + 1 and never changes its argument.
+    """
+
+    clock: Clock = SYSTEM_CLOCK
+
+    @property
+    @abstractmethod
+    def store_id(self) -> str:
+        """See `RecordStorage`."""
+
+    @abstractmethod
+    def read(self, session_id: str, known: Stamp | None = None) -> Answer:
+        """See `RecordStorage`."""
+
+    @abstractmethod
+    def commit(self, commit: Commit) -> Stamp:
+        """See `RecordStorage`."""
+
+    @abstractmethod
+    def delete_record(self, session_id: str) -> bool:
+        """See `RecordStorage`."""
+
+    def load_session(self, session_id: str) -> Session | None:
+        """The newest committed state as a session of the caller's own, or None."""
+        answer = self.read(check_session_id(session_id))
+        return self._session_of(answer) if isinstance(answer, Record) else None
+
+    def save_session(self, session: Session) -> None:
+        """Store `session` over whatever is there; see the class."""
+        state = session.snapshot()._state()
+        answer = self.read(state.head.id)
+        before = decode_state(answer.head, answer.messages) if isinstance(answer, Record) else None
+        revision = max(before.head.revision if before is not None else 0, state.head.revision) + 1
+        head = changed(state.head, revision=revision, birth=state.head.birth or new_birth())
+        self.commit(commit_of(before, State(head, state.messages), new_token()))
+
+    def delete_session(self, session_id: str) -> bool:
+        """Remove it; True where there was one."""
+        return self.delete_record(check_session_id(session_id))
+
+    def _session_of(self, record: Record) -> Session:
+        base = found(record, self.store_id).base
+        return Session._of(base.state, Origin(base), self.clock)
