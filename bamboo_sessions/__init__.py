@@ -1,0 +1,87 @@
+"""Sessions of AI agents that merge instead of overwriting.
+
+The map, from the ground up; imports only point down:
+
+    words      models/  ids  errors  clock          what everything speaks of
+    rules      merge  merge_messages  reconcile     pure decisions
+               codec  listing
+    tools      cache  _locks  _files                know keys and values, no sessions
+    storages   storages/                            hold records, apply commits
+    policy     locked_store  _holds                 lock, read, merge, commit, publish
+    faces      repository                           what people use
+    edges      cli  demo/                           programs
+
+Start at `SessionRepository.open`, `load` and `save` in `repository`, follow `save` into `locked_store`, and from there
+into `reconcile.plan_save` and `merge.merge`.
+"""
+
+from bamboo_sessions.cache import CacheStats, SessionCache
+from bamboo_sessions.clock import Clock, SystemClock
+from bamboo_sessions.errors import (
+    CorruptSession,
+    InvalidMessage,
+    InvalidSessionId,
+    InvalidValue,
+    LockTimeout,
+    QuestionNotOpen,
+    RevisionConflict,
+    SessionDeleted,
+    SessionError,
+    SessionExpired,
+    SessionNotFound,
+    StorageError,
+    StorageUnavailable,
+    UnsupportedFormat,
+)
+from bamboo_sessions.locked_store import LockedSessionStore, RuntimeSessionPersistence
+from bamboo_sessions.models import (
+    Conflict,
+    Message,
+    PendingQuestion,
+    Role,
+    SaveResult,
+    Session,
+    SessionPage,
+    SessionSummary,
+    ToolCall,
+)
+from bamboo_sessions.repository import SessionRepository
+from bamboo_sessions.storages.json_files import JsonFileStorage
+from bamboo_sessions.storages.memory import MemoryStorage
+from bamboo_sessions.storages.protocol import Storage
+
+__all__ = [
+    "CacheStats",
+    "Clock",
+    "Conflict",
+    "CorruptSession",
+    "InvalidMessage",
+    "InvalidSessionId",
+    "InvalidValue",
+    "JsonFileStorage",
+    "LockTimeout",
+    "LockedSessionStore",
+    "MemoryStorage",
+    "Message",
+    "PendingQuestion",
+    "QuestionNotOpen",
+    "RevisionConflict",
+    "Role",
+    "RuntimeSessionPersistence",
+    "SaveResult",
+    "Session",
+    "SessionCache",
+    "SessionDeleted",
+    "SessionError",
+    "SessionExpired",
+    "SessionNotFound",
+    "SessionPage",
+    "SessionRepository",
+    "SessionSummary",
+    "Storage",
+    "StorageError",
+    "StorageUnavailable",
+    "SystemClock",
+    "ToolCall",
+    "UnsupportedFormat",
+]

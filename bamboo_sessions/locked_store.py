@@ -1,0 +1,288 @@
+"""Every write goes through here: lock, read what is new, merge, commit, publish; then let go.
+
+The store decides nothing (that is `reconcile`) and stores nothing (that is the storage). What it owns is the order of
+steps. Commit and publish happen under one lock, so two saves can never publish in another order than they committed
+in. The lock is taken per session, in this process first and then across processes; see the page on locks for what each
+of them guards.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol, runtime_checkable
+from weakref import ref
+
+import orjson
+import structlog
+
+from bamboo_sessions._holds import Hold, Holds
+from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
+from bamboo_sessions.errors import (
+    InvalidValue,
+    RevisionConflict,
+    SessionNotFound,
+    StorageUnavailable,
+)
+from bamboo_sessions.ids import check_session_id, new_birth, new_token
+from bamboo_sessions.merge import merge
+from bamboo_sessions.models import Attempt, Base, Origin, SaveResult, Session, State
+from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_save, settled, was_applied, was_committed
+from bamboo_sessions.storages.adapted import as_records
+from bamboo_sessions.storages.protocol import UNCHANGED, RecordStorage, SessionLocks, Storage, UsageLog
+from bamboo_sessions.storages.records import as_committed, commit_of, follow
+
+_log = structlog.get_logger("bamboo_sessions")
+
+_TRIES: Final = 20
+"""How often a save starts again where a storage without a lock let somebody else be first."""
+
+
+class Publisher(Protocol):
+    """Who wants to know what was committed. Called under the session's lock: no I/O, no second session."""
+
+    def committed(self, base: Base, saver: str | None) -> None:
+        """`base` is durable; `saver` is the unsaved mark of the copy that was saved."""
+
+    def deleted(self, session_id: str) -> None:
+        """The session is gone."""
+
+    def known(self, session_id: str) -> Base | None:
+        """A committed state that is at hand, so that a read needs to bring only what came after it."""
+
+
+@runtime_checkable
+class RuntimeSessionPersistence(Protocol):
+    """The small interface that a runtime persists through; `SessionRepository` and `LockedSessionStore` satisfy it."""
+
+    def save_runtime_session(self, session: Session) -> SaveResult:
+        """Merge and save; on return `session` is the committed state."""
+
+    def append_token_usage_record(self, session_id: str, json_line: str | bytes) -> None:
+        """Append one line of JSON to the session's usage log."""
+
+
+class LockedSessionStore:
+    """Merge-on-write over a storage.
+
+    `lock_timeout` is how many seconds a save waits for another writer of the same session before `LockTimeout`.
+    """
+
+    def __init__(self, storage: Storage | RecordStorage, *, clock: Clock = SYSTEM_CLOCK,
+                 lock_timeout: float = 30.0) -> None:
+        self.storage = storage
+        self.records = as_records(storage)
+        self._clock = clock
+        across = self.records.lock if isinstance(self.records, SessionLocks) else None
+        self._holds = Holds(across, lock_timeout)
+        self._excludes = across is not None  # else somebody may commit between an edit's first and last step
+        self._publishers: tuple[ref[Publisher], ...] = ()  # replaced as a whole: a save may be walking through it
+        self._registering = threading.Lock()  # guards the replacing
+
+    def register(self, publisher: Publisher) -> None:
+        """Tell `publisher` of every commit made through this store. It is held weakly."""
+        with self._registering:
+            alive = (known for known in self._publishers if known() is not None)
+            self._publishers = (*alive, ref(publisher))
+
+    def _listeners(self) -> Iterator[Publisher]:
+        return (publisher for known in self._publishers if (publisher := known()) is not None)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def look(self, session_id: str, known: Base | None = None) -> Stored | None:
+        """What storage holds now; takes no lock. `known`: a state at hand, so that only the difference is read."""
+        named = known if known is not None and known.store == self.records.store_id else None
+        answer = self.records.read(session_id, None if named is None else named.stamp)
+        there = follow(named, answer, self.records.store_id)
+        return None if there is None else Stored(there.base, there.ops, there.follows)
+
+    def is_unchanged(self, base: Base) -> bool:
+        """Whether storage still holds exactly this state, by its stamp alone."""
+        return self.records.read(base.state.head.id, base.stamp) is UNCHANGED
+
+    def load(self, session_id: str) -> Session | None:
+        """The newest committed state as the caller's own copy, or None; always from the storage."""
+        stored = self.look(check_session_id(session_id), self._known(session_id))
+        return None if stored is None else self._copy(stored.base)
+
+    def _known(self, session_id: str) -> Base | None:
+        return next((base for p in self._listeners() if (base := p.known(session_id)) is not None), None)
+
+    def _copy(self, base: Base) -> Session:
+        return Session._of(base.state, Origin(base), self._clock)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def save(self, session: Session, *, timeout: float | None = None) -> SaveResult:
+        """Merge `session` into what storage holds and commit; on return it *is* the merged, committed state.
+
+        What is saved is the session as it was on entry; what is added to the object meanwhile stays on it, unsaved.
+        Raises `SessionDeleted`, `InvalidValue` (nothing written), or a `StorageError`, after which the object keeps
+        its changes and can be saved again. `timeout`: seconds to wait for other writers, where not the store's own.
+        """
+        entry = session.snapshot()
+        with self._holds.hold(entry.id, timeout) as hold:
+            if session._origin is not entry._origin:
+                entry = session.snapshot()  # another save of this object was ahead in the queue and moved its base
+            for _ in range(_TRIES - 1):
+                try:
+                    return self._save_held(session, entry, hold)
+                except RevisionConflict:
+                    if hold.at is not None:
+                        raise  # an edit around this save was overtaken: to read again here would hide that
+                    self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311 - jitter, not a secret
+            return self._save_held(session, entry, hold)
+
+    save_runtime_session = save
+
+    def _save_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
+        state, origin = entry._state(), entry._origin
+        stored, now = self.look(entry.id, origin.base), self._clock.now()
+        _refuse_moved(hold, stored)
+        if origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base):
+            _settle(session, origin.attempt)
+            state, origin = _settle(entry, origin.attempt)
+        if state.head.updated_at - now > AHEAD:
+            _log.warning("updated_at is far ahead of the clock and not carried forward", session_id=entry.id,
+                         updated_at=state.head.updated_at.isoformat())
+        plan = plan_save(state, origin, stored, store=self.records.store_id, buried=self.is_buried(entry.id, origin),
+                         now=now, birth=new_birth())
+        base = self._commit(session, state, origin, stored, plan)
+        if hold.at is not None:
+            hold.at = base
+        for publisher in self._listeners():
+            publisher.committed(base, origin.unsaved)
+        _rebase(session, state, base)
+        return SaveResult(base.state.head.revision, plan.state is not None, plan.merged.adopted(state),
+                          plan.merged.conflicts)
+
+    def is_buried(self, session_id: str, origin: Origin) -> bool:
+        """Whether a first save of unknown outcome was applied after all, and deleted since."""
+        attempt, store = origin.attempt, self.records.store_id
+        if attempt is None or attempt.store != store or was_committed(origin, store):
+            return False
+        return self.records.was_deleted(session_id, attempt.state.head.birth)
+
+    def _commit(self, session: Session, mine: State, origin: Origin, stored: Stored | None, plan: Plan) -> Base:
+        if plan.state is None:
+            assert stored is not None
+            return stored.base
+        before, op = None if stored is None else stored.base, new_token()
+        base = origin.base
+        # Noted before the first byte: whoever never comes back from the commit (an error, a cancelled task, a signal)
+        # leaves an object that knows what it tried.
+        session._origin = Origin(base, Attempt(op, plan.state, self.records.store_id, mine), origin.unsaved)
+        try:
+            stamp = self.records.commit(commit_of(None if before is None else before.state, plan.state, op))
+        except (RevisionConflict, StorageUnavailable) as error:
+            if getattr(error, "outcome", "not applied") == "not applied":
+                session._origin = Origin(base, None, origin.unsaved)
+            raise
+        return as_committed(before, plan.state, op, self.records.store_id, stamp)
+
+    def delete(self, session_id: str) -> bool:
+        """Remove the session for good; True where there was one. Saves of older copies raise `SessionDeleted`."""
+        with self._holds.hold(check_session_id(session_id)):
+            was_there = self.records.delete_record(session_id)
+            for publisher in self._listeners():
+                publisher.deleted(session_id)
+            return was_there
+
+    # -- editing -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def edit(self, session_id: str) -> Iterator[Session]:
+        """`with store.edit(id) as session:` newest, change, save, as one atomic step.
+
+        Other writers of this session wait; calls on the same id from within join. An exception in the body saves
+        nothing. Raises `SessionNotFound`; over a storage without a lock, `RevisionConflict` where somebody was first.
+        """
+        with self._holds.hold(check_session_id(session_id)) as hold:
+            session = self._newest(session_id, hold)
+            yield session
+            with hold.body:  # work that the body started may be saving as well
+                self._save_held(session, session.snapshot(), hold)
+
+    def update(self, session_id: str, change: Callable[[Session], object]) -> SaveResult:
+        """Run `change(session)` on the newest state and save, again on a newer one where somebody was faster.
+
+        Raises `SessionNotFound`; an exception in `change` saves nothing.
+        """
+        with self._holds.hold(check_session_id(session_id)) as hold:
+            joined = hold.at is not None
+            for _ in range(_TRIES - 1):
+                try:
+                    return self._update_held(session_id, change, hold)
+                except RevisionConflict:
+                    if joined:
+                        raise
+                    hold.at = None
+                    self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311
+            return self._update_held(session_id, change, hold)
+
+    def _update_held(self, session_id: str, change: Callable[[Session], object], hold: Hold) -> SaveResult:
+        session = self._newest(session_id, hold)
+        change(session)
+        return self._save_held(session, session.snapshot(), hold)
+
+    def _newest(self, session_id: str, hold: Hold) -> Session:
+        stored = self.look(session_id, self._known(session_id))
+        if stored is None:
+            raise SessionNotFound(session_id)
+        _refuse_moved(hold, stored)
+        if not self._excludes:
+            hold.at = stored.base  # what was decided on this state may be committed on this state only
+        return self._copy(stored.base)
+
+    # -- beside the session --------------------------------------------------------------------------------------
+
+    def append_token_usage_record(self, session_id: str, json_line: str | bytes) -> None:
+        """Append one line of JSON to the session's usage log, durably.
+
+        Raises `SessionNotFound`, `InvalidValue` for anything but one line of JSON, `StorageUnavailable` where the
+        storage keeps no such log.
+        """
+        line = json_line.encode("utf-8") if isinstance(json_line, str) else bytes(json_line)
+        line = line.removesuffix(b"\n")
+        _check_line(line)
+        if not isinstance(self.records, UsageLog):
+            raise StorageUnavailable("append usage", session_id=session_id, reason=f"{self.records.name} keeps no such log")
+        with self._holds.hold(check_session_id(session_id)):
+            self.records.append_usage(session_id, line)
+
+
+def _check_line(line: bytes) -> None:
+    if b"\n" in line or b"\r" in line:
+        raise InvalidValue("usage record", "one line is needed")
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InvalidValue("usage record", f"not JSON: {error}") from error
+
+
+def _refuse_moved(hold: Hold, stored: Stored | None) -> None:
+    """Over a storage without a lock, an edit commits against exactly what it read: nobody else was there in between."""
+    if isinstance(hold.at, Base) and stored is not None:
+        read, there = hold.at, stored.base
+        expected, found = ((base.state.head.birth, base.state.head.revision) for base in (read, there))
+        if expected != found or read.op != there.op:
+            raise RevisionConflict(there.state.head.id, expected, found)
+
+
+def _settle(session: Session, attempt: Attempt) -> tuple[State, Origin]:
+    """The save whose outcome was unknown had been applied: go on as if it had returned then."""
+    base = Base(attempt.state, attempt.op, attempt.store, None)
+    session._adopt(settled(session._state(), attempt), Origin(base, None, session._origin.unsaved))
+    return session._state(), session._origin
+
+
+def _rebase(session: Session, saved: State, base: Base) -> None:
+    """Put the caller's object on the new base; what was done to it since the save began stays, unsaved."""
+    now = session._state()
+    if now.head is saved.head and now.messages is saved.messages:
+        session._adopt(base.state, Origin(base))
+    else:
+        session._adopt(merge(saved, now, base.state).state, Origin(base))

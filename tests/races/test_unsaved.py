@@ -1,0 +1,403 @@
+"""Unsaved copies: what `save_and_cache` could not store is nobody's deletion, and nobody else's save loses it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bamboo_sessions import LockedSessionStore, Message, Session
+from tests.support import applied_but_unknown, bundle, failing, open_calls, steered, stored, texts
+
+
+@pytest.fixture
+def repo(storage, clock):
+    return bundle(steered(LockedSessionStore(storage).records), clock)
+
+
+@pytest.fixture
+def other(repo, clock):
+    """Another process, as far as this one can tell: another repository on the same storage."""
+    return bundle(repo.storage.inner, clock)
+
+
+def begin(repo, *words):
+    session = Session.new("s", clock=repo._clock)
+    session.messages = [Message.user(word) for word in words]
+    repo.save(session)
+    return session
+
+
+def keep(repo, session, point="commit", fails=None):
+    """save_and_cache on a storage that fails once."""
+    repo.storage.at(point, fails or failing())
+    repo.save_and_cache(session)
+
+
+def unsaved(repo, word="unsaved"):
+    """A copy with one message more, kept in the cache as unsaved."""
+    session = repo.load("s")
+    session.add_message(Message.user(word))
+    keep(repo, session)
+    return session
+
+
+def test_the_next_save_of_the_object_stores_it(repo):
+    """The object that failed to be saved holds its changes and its old base; saving it again is enough."""
+    begin(repo, "one")
+    session = unsaved(repo)
+    repo.save(session)
+    assert texts(stored(repo.storage, "s")) == texts(repo.load("s")) == ["one", "unsaved"]
+    assert repo.cache.unsaved_ids() == []
+
+
+def test_a_copy_loaded_from_the_unsaved_entry_stores_it(repo):
+    """It descends from the committed base, not from the entry: what is unsaved is its own change and is saved with it."""
+    begin(repo, "one")
+    unsaved(repo)
+    session = repo.load("s")
+    session.add_message(Message.user("two"))
+    repo.save(session)
+    assert texts(stored(repo.storage, "s")) == ["one", "unsaved", "two"]
+    assert repo.cache.unsaved_ids() == []
+
+
+def test_an_older_copy_does_not_take_it_for_a_deletion(repo):
+    """A copy that was loaded before, and never had the unsaved message, is saved: the message is still kept, unsaved."""
+    begin(repo, "one")
+    older = repo.load("s")
+    unsaved(repo)
+    older.add_message(Message.user("older"))
+    repo.save(older)
+    assert texts(stored(repo.storage, "s")) == ["one", "older"]
+    assert texts(repo.load("s")) == ["one", "older", "unsaved"]
+    assert repo.cache.unsaved_ids() == ["s"]
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["one", "older", "unsaved"]
+
+
+def test_it_survives_load_merged(repo, other, clock):
+    """What another process saved is merged with it, and it stays unsaved until a save contained it."""
+    begin(repo, "one")
+    unsaved(repo)
+    clock.forward(hours=1)
+    other.update("s", lambda s: s.add_message(Message.user("theirs")))
+    for _ in range(2):
+        assert texts(repo.load_merged("s")) == ["one", "theirs", "unsaved"]
+        assert repo.cache.unsaved_ids() == ["s"]
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["one", "theirs", "unsaved"]
+
+
+def test_it_survives_updates_edits_and_setters(repo):
+    """They work on the committed state and publish over the entry: the unsaved change stays beside theirs."""
+    begin(repo, "one")
+    unsaved(repo)
+    repo.set_title("s", "a title")
+    with repo.edit("s") as session:
+        session.pinned = True
+    kept = repo.load("s")
+    assert (kept.title, kept.pinned, texts(kept)) == ("a title", True, ["one", "unsaved"])
+    repo.flush()
+    kept = stored(repo.storage, "s")
+    assert (kept.title, kept.pinned, texts(kept)) == ("a title", True, ["one", "unsaved"])
+
+
+def test_several_unsaved_copies_are_kept_together(repo):
+    """Two copies of one state, each with a change of its own, neither of which could be saved."""
+    begin(repo, "one")
+    a, b = repo.load("s"), repo.load("s")
+    a.add_message(Message.user("a"))
+    b.add_message(Message.user("b"))
+    b.metadata["b"] = 1
+    keep(repo, a)
+    keep(repo, b)
+    assert sorted(texts(repo.load("s"))) == ["a", "b", "one"]
+    repo.flush()
+    kept = stored(repo.storage, "s")
+    assert sorted(texts(kept)) == ["a", "b", "one"]
+    assert kept.metadata == {"b": 1}
+
+
+def test_saving_one_of_two_leaves_the_other_unsaved(repo):
+    """Only a save that contained the changes clears the mark."""
+    begin(repo, "one")
+    a, b = repo.load("s"), repo.load("s")
+    a.add_message(Message.user("a"))
+    b.add_message(Message.user("b"))
+    keep(repo, a)
+    keep(repo, b)
+    repo.save(a)
+    assert repo.cache.unsaved_ids() == ["s"]
+    repo.flush()
+    assert sorted(texts(stored(repo.storage, "s"))) == ["a", "b", "one"]
+
+
+def test_what_its_own_holder_takes_out_again_stays_out(repo):
+    """The copy that made the unsaved change takes it back and fails to be saved again: nothing of it is kept."""
+    begin(repo, "one")
+    session = unsaved(repo)
+    session.remove_message(session.messages[-1].id)
+    session.metadata["k"] = 1
+    keep(repo, session)
+    del session.metadata["k"]
+    session.add_message(Message.user("instead"))
+    keep(repo, session)
+    assert texts(repo.load("s")) == ["one", "instead"]
+    assert repo.load("s").metadata == {}
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["one", "instead"]
+
+
+def test_a_deletion_can_be_unsaved_as_well(repo):
+    """A message removed while the storage failed is removed when it is back."""
+    begin(repo, "one", "two")
+    session = repo.load("s")
+    session.remove_message(session.messages[0].id)
+    keep(repo, session)
+    assert texts(repo.load("s")) == texts(repo.load_merged("s")) == ["two"]
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["two"]
+
+
+def test_an_older_copy_that_fails_does_not_move_the_cache_back(repo):
+    """P3: what a newer committed copy says is still there when an older one is kept as unsaved beside it."""
+    begin(repo, "one")
+    older = repo.load("s")
+    repo.update("s", lambda s: s.add_message(Message.user("two")))
+    repo.set_title("s", "a title")
+    older.add_message(Message.user("older"))
+    keep(repo, older)
+    assert texts(repo.load("s")) == ["one", "two", "older"]
+    assert repo.load("s").title == "a title"
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["one", "two", "older"]
+
+
+def test_a_newer_copy_that_fails_takes_the_cache_forward(repo, other):
+    """A copy newer than the cached one (loaded elsewhere) is kept with all it has."""
+    begin(repo, "one")
+    other.update("s", lambda s: s.add_message(Message.user("two")))
+    newer = repo.persistence.load("s")
+    newer.add_message(Message.user("unsaved"))
+    keep(repo, newer)
+    assert texts(repo.load("s")) == ["one", "two", "unsaved"]
+
+
+def test_a_first_save_that_fails_is_kept_and_stored(repo):
+    """Nothing committed stands behind it; it is served, merged with nothing, and stored by flush."""
+    session = Session.new("s", clock=repo._clock)
+    session.add_message(Message.user("one"))
+    keep(repo, session)
+    assert texts(repo.load("s")) == texts(repo.load_merged("s")) == ["one"]
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["one"]
+
+
+def test_a_first_save_that_fails_meets_one_that_does_not(repo, other):
+    """Two workers create one id, one of them offline: both are in it in the end."""
+    session = Session.new("s", clock=repo._clock)
+    session.add_message(Message.user("offline"))
+    keep(repo, session)
+    begin(other, "online")
+    assert texts(repo.load_merged("s")) == ["online", "offline"]
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["online", "offline"]
+
+
+def test_unsaved_changes_of_a_session_deleted_here_go_with_it(repo):
+    """P9: delete names the session, its unsaved copy included."""
+    begin(repo, "one")
+    unsaved(repo)
+    repo.delete("s")
+    assert repo.load("s") is None
+    repo.flush()
+    assert stored(repo.storage, "s") is None
+
+
+@pytest.mark.parametrize("found", ["flush", "load_merged"])
+def test_unsaved_changes_of_a_session_deleted_elsewhere_go_with_it(repo, other, found):
+    """P9: found out by flush, which logs it and raises nothing, or by load_merged."""
+    begin(repo, "one")
+    unsaved(repo)
+    other.delete("s")
+    assert repo.flush() is None if found == "flush" else repo.load_merged("s") is None
+    assert repo.load("s") is None
+    assert repo.cache.unsaved_ids() == []
+    assert stored(repo.storage, "s") is None
+
+
+def test_a_question_asked_and_one_answered_offline(repo):
+    """P4: both survive as unsaved changes and neither comes back nor gets lost when they are stored."""
+    session = begin(repo, "one")
+    session.set_pending_question(tool_call_id="old", question="?")
+    repo.save(session)
+    session = repo.load("s")
+    session.answer("old", "yes")
+    session.set_pending_question(tool_call_id="new", question="?")
+    keep(repo, session)
+    assert open_calls(repo.load_merged("s")) == ["new"]
+    repo.set_pinned("s", True)
+    assert open_calls(repo.load("s")) == ["new"]
+    repo.flush()
+    assert open_calls(stored(repo.storage, "s")) == ["new"]
+    assert texts(stored(repo.storage, "s")) == ["one", "yes"]
+
+
+# -- lives -------------------------------------------------------------------------------------------------------
+
+
+def test_an_unsaved_copy_of_the_predecessor_does_not_leak_into_the_successor(repo):
+    """P9: deleted, made anew, and then an old copy fails to be saved: the new session never gets what the old one said."""
+    begin(repo, "old")
+    old = repo.load("s")
+    old.add_message(Message.user("more of the old"))
+    repo.delete("s")
+    begin(repo, "new")
+    keep(repo, old, "read")
+    repo.flush()
+    assert texts(repo.load("s")) == texts(repo.load_merged("s")) == texts(stored(repo.storage, "s")) == ["new"]
+
+
+def test_an_unsaved_copy_of_the_successor_does_not_mix_with_a_cached_predecessor(repo, other, clock):
+    """P9: another process deleted the session and made it anew; this one still has the old copy cached."""
+    begin(repo, "old")
+    other.delete("s")
+    begin(other, "new")
+    new = bundle(repo.storage.inner, clock, cache=None).load("s")
+    new.add_message(Message.user("unsaved"))
+    keep(repo, new)
+    repo.flush()
+    assert texts(repo.load("s")) == texts(stored(repo.storage, "s")) == ["new", "unsaved"]
+
+
+def test_a_publish_of_the_successor_ends_the_predecessors_unsaved_entry(repo, other):
+    """P9: the entry belongs to a deleted session; a save of the new one through this repository replaces it."""
+    begin(repo, "old")
+    unsaved(repo)
+    other.delete("s")
+    begin(other, "new")
+    new = repo.persistence.load("s")
+    new.add_message(Message.user("two"))
+    repo.persistence.save(new)
+    assert texts(repo.load("s")) == ["new", "two"]
+    assert repo.cache.unsaved_ids() == []
+
+
+def test_a_cached_copy_of_the_predecessor_gives_way_to_a_commit_of_the_successor(repo, other, clock):
+    """P9: also one that somebody changed and put into the cache with a later time."""
+    begin(repo, "old")
+    changed = repo.load("s")
+    changed.add_message(Message.user("more"))
+    clock.jump(hours=5)
+    changed.updated_at = clock.now()
+    repo.cache.insert("s", changed)
+    clock.jump(hours=-5)
+    other.delete("s")
+    begin(other, "new")
+    new = repo.persistence.load("s")
+    new.add_message(Message.user("two"))
+    repo.persistence.save(new)
+    assert texts(repo.load("s")) == ["new", "two"]
+
+
+# -- unknown outcomes of unsaved copies --------------------------------------------------------------------------
+
+
+def kept_though_applied(repo):
+    """A copy that was stored, and is kept as unsaved since nobody said so."""
+    session = repo.load("s")
+    session.add_message(Message.user("applied"))
+    session.set_pending_question(tool_call_id="call-1", question="?")
+    keep(repo, session, "was committed", applied_but_unknown)
+    return session
+
+
+def undo(session):
+    """Somebody who saw it takes the message out and answers the question."""
+    session.remove_message(session.messages[-1].id)
+    session.answer("call-1", "answered", append_result=False)
+
+
+@pytest.mark.parametrize("seen_by", ["publish", "load_merged", "flush"])
+def test_what_was_applied_and_then_undone_stays_undone(repo, other, seen_by):
+    """P2, P4: the unsaved entry was stored after all and undone since, by this process or another one."""
+    begin(repo, "one")
+    kept_though_applied(repo)
+    if seen_by == "publish":
+        session = repo.persistence.load("s")
+        undo(session)
+        repo.persistence.save(session)
+    else:
+        other.update("s", undo)
+    if seen_by == "load_merged":
+        assert texts(repo.load_merged("s")) == ["one"]
+    repo.flush()
+    for session in (repo.load("s"), repo.load_merged("s"), stored(repo.storage, "s")):
+        assert (texts(session), open_calls(session)) == (["one"], [])
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_flush_of_unknown_outcome_is_remembered(repo, other, applied):
+    """The entry learns what was tried in its name: applied and undone elsewhere, the next flush does not redo it."""
+    begin(repo, "one")
+    session = repo.load("s")
+    session.add_message(Message.user("applied"))
+    keep(repo, session)
+    repo.storage.at("was committed" if applied else "commit", failing("unknown"))
+    with pytest.raises(Exception, match="unknown"):
+        repo.flush()
+    if applied:
+        other.update("s", lambda s: s.remove_message(s.messages[-1].id))
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == texts(repo.load("s")) == (["one"] if applied else ["one", "applied"])
+
+
+def test_an_old_attempt_kept_beside_a_newer_cached_copy(repo):
+    """Applied, undone and cached since; then the object fails to be saved once more: what was undone stays undone."""
+    begin(repo, "one")
+    session = repo.load("s")
+    session.add_message(Message.user("applied"))
+    repo.storage.at("was committed", applied_but_unknown)
+    with pytest.raises(Exception, match="unknown"):
+        repo.save(session)
+    repo.update("s", lambda s: s.remove_message(s.messages[-1].id))
+    session.add_message(Message.user("more"))
+    keep(repo, session, "read")
+    assert texts(repo.load("s")) == ["one", "more"]
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == ["one", "more"]
+
+
+def test_an_attempted_first_save_is_not_mixed_with_a_cached_successor(repo, other):
+    """P9: applied, deleted and made anew elsewhere, the new one cached here; then the object fails to be saved again."""
+    session = Session.new("s", clock=repo._clock)
+    session.add_message(Message.user("old"))
+    repo.storage.at("was committed", applied_but_unknown)
+    with pytest.raises(Exception, match="unknown"):
+        repo.save(session)
+    other.delete("s")
+    begin(other, "new")
+    repo.cache.invalidate("s")
+    assert texts(repo.load("s")) == ["new"]
+    keep(repo, session, "read")
+    repo.flush()
+    assert texts(repo.load("s")) == texts(stored(repo.storage, "s")) == ["new"]
+
+
+@pytest.mark.parametrize("seen_by", ["publish", "load_merged", "flush"])
+def test_an_attempted_first_save_does_not_leak_into_the_successor(repo, other, seen_by):
+    """P9: a first save was applied, deleted and made anew elsewhere: the unsaved entry belongs to the deleted one."""
+    session = Session.new("s", clock=repo._clock)
+    session.add_message(Message.user("old"))
+    keep(repo, session, "was committed", applied_but_unknown)
+    other.delete("s")
+    begin(other, "new")
+    if seen_by == "publish":
+        new = repo.persistence.load("s")
+        new.add_message(Message.user("two"))
+        repo.persistence.save(new)
+    if seen_by == "load_merged":
+        assert texts(repo.load_merged("s")) == ["new"]
+    repo.flush()
+    expected = ["new", "two"] if seen_by == "publish" else ["new"]
+    assert texts(repo.load_merged("s")) == texts(stored(repo.storage, "s")) == expected
+    assert repo.cache.unsaved_ids() == []
