@@ -1,0 +1,61 @@
+"""The command line: arguments in, exit codes out; what a command does lives elsewhere.
+
+typer and rich are an extra. They are imported when a command is really run, so that a plain install can still be
+imported and says in one line what is missing.
+"""
+
+# No `from __future__ import annotations` here: typer has to read annotations that name it inside a function.
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    import typer
+
+NEEDS_EXTRA = "the command line needs the extra `cli`: pip install 'bamboo-sessions[cli]'"
+
+
+def main() -> None:
+    """The entry point of `bamboo-sessions` and of `python -m bamboo_sessions`."""
+    try:
+        app = make_app()
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(NEEDS_EXTRA)
+    app(prog_name="bamboo-sessions")
+
+
+def make_app() -> "typer.Typer":
+    """All commands; raises `ModuleNotFoundError` where the extra is missing."""
+    import rich  # noqa: F401, PLC0415 - see above
+    import typer  # noqa: PLC0415
+
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def about() -> None:
+        """Sessions that several writers share without losing a word."""
+
+    @app.command()
+    def demo(
+        data: Annotated[list[Path] | None, typer.Option(
+            help="JSON Lines file of conversations, or a folder of such files; can be repeated. Default: a small sample.",
+        )] = None,
+        folder: Annotated[Path | None, typer.Option(
+            help="Where sessions and logbooks go: a new or empty folder. Default: a temporary one, which is kept.",
+        )] = None,
+        runtimes: Annotated[int, typer.Option(min=2, max=64, help="How many runtime processes write.")] = 4,
+        kills: Annotated[int, typer.Option(min=0, max=1000, help="How often a runtime is killed with SIGKILL.")] = 1,
+        seed: Annotated[int, typer.Option(help="The same seed deals the same turns.")] = 7,
+    ) -> None:
+        """Let several processes share sessions, kill one of them, and count what was lost.
+
+        Exit code 0: nothing was lost. 1: something was lost or refused. 2: bad usage.
+        """
+        from bamboo_sessions.demo import command  # noqa: PLC0415 - its display needs the extra
+
+        raise typer.Exit(command.demo(data or [], folder, runtimes=runtimes, kills=kills, seed=seed))
+
+    return app
