@@ -19,11 +19,14 @@ from bamboo_sessions.models.message import Message
 class Backing:
     """A list that only grows, with the one step that must be atomic: "append behind the first `at`, if they are all"."""
 
-    __slots__ = ("items", "lock")
+    __slots__ = ("_indexed", "_places", "items", "lock")
 
     def __init__(self, items: list[Message]) -> None:
         self.items = items
-        self.lock = threading.Lock()  # guards the compare-and-extend of `items`; readers need none: nothing moves
+        self._places: dict[str, int] = {}
+        self._indexed = 0
+        # Guards the compare-and-extend of `items`, and the index of it. Reading `items` needs no lock: nothing moves.
+        self.lock = threading.Lock()
 
     def extend_from(self, at: int, new: Sequence[Message]) -> bool:
         """Grow so that `new` stands behind the first `at`; False where other messages stand there already.
@@ -36,6 +39,15 @@ class Backing:
                 return False
             self.items.extend(new[len(there) :])
             return True
+
+    def place_of(self, message_id: str) -> int | None:
+        """Where the message of this id stands. The index is made when first asked for and grows with the list: all copies
+        of a session share it, so that a message with an id of its own costs the same in a long conversation."""
+        with self.lock:
+            for place in range(self._indexed, len(self.items)):
+                self._places[self.items[place].id] = place
+            self._indexed = len(self.items)
+            return self._places.get(message_id)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Backing, (self.items[:],)
@@ -94,11 +106,12 @@ class Messages(Sequence[Message]):
         return len(self) == len(other) and all(map(Message.same_as, self[k:], other[k:]))
 
     def index_of(self, message_id: str) -> int:
-        """Where the message of this id stands, counted from the front; -1 where it is not. Looks from the end."""
-        for i in range(len(self) - 1, -1, -1):
-            if self[i].id == message_id:
-                return i
-        return -1
+        """Where the message of this id stands, counted from the front; -1 where it is not."""
+        place = self._backing.place_of(message_id)
+        if place is not None and place < self._n:
+            return place
+        place = None if self._tail is None else self._tail.place_of(message_id)
+        return self._n + place if place is not None and place < self._m else -1
 
     # -- the sequence --------------------------------------------------------------------------------------------
 

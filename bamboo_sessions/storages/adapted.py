@@ -138,6 +138,7 @@ class ThreeMethods:
         self._storage = storage
         self._locks: KeyedLocks[str] = KeyedLocks()  # one writer of a session at a time, among the threads of this process
         self._pasts = _Pasts()
+        self._mine = threading.local()  # what this thread read last: by those message ids its commit goes on
         self.store_id = store_id
         self.name = type(storage).__name__
 
@@ -163,6 +164,7 @@ class ThreeMethods:
         if state is None:
             return None
         ops = self._pasts.ops(state.head)
+        self._mine.read = session_id, state.messages
         return Record(encode_head(state.head), [m.line for m in state.messages], ops, _Seen(state.messages))
 
     def _load(self, session_id: str, known: Messages | None) -> State | None:
@@ -184,7 +186,8 @@ class ThreeMethods:
         too, and a late one brings an older state.
         """
         session_id, change = commit.session_id, commit.change
-        before = self._load(session_id, None)
+        read, messages = getattr(self._mine, "read", ("", None))
+        before = self._load(session_id, messages if read == session_id else None)
         there = None if before is None else (before.head.birth, before.head.revision)
         if there != commit.expected:
             raise RevisionConflict(session_id, commit.expected, there)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -41,7 +42,7 @@ from bamboo_sessions import (
 )
 from tests.property.model import NOBODY, Copy, Deleted, Life, State, World
 
-EXAMPLES = int(os.environ.get("BAMBOO_SESSIONS_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("BAMBOO_SESSIONS_EXAMPLES", "250"))
 REPOS, IDS, CALLS, KEYS, TAGS = 3, ("chat-1", "chat-2"), ("c1", "c2"), ("k1", "k2"), ("a", "b")
 
 which = st.integers(0, 11)
@@ -671,5 +672,6 @@ RepositoryMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.timeout(600)  # a failure is worth the minutes that it takes to be made small
 class TestRepositories(RepositoryMachine.TestCase):
     """P2, P3, P4, P5, P6, P9, P10 over whatever several repositories can do to each other."""

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from bamboo_sessions import MemoryStorage, Message, Session, SessionDeleted, StorageUnavailable
-from tests.support import ChatsOnly, WholeSessions, bundle, failing, open_calls, steered, texts
+from tests.support import WholeSessions, bundle, failing, open_calls, steered, texts
 from tests.support import stored as newest
 
 
@@ -32,11 +32,11 @@ class Unreliable:
         return answer
 
 
-@pytest.fixture(params=["memory", "json_files", "whole", "chats"])
+@pytest.fixture(params=["memory", "json_files", "three_methods"])
 def repo(request, clock):
     """What stands at the points of `repo.storage` decides the outcome."""
-    if request.param in ("whole", "chats"):
-        own = WholeSessions() if request.param == "whole" else ChatsOnly()
+    if request.param == "three_methods":
+        own = WholeSessions()
         repo = bundle(own, clock)
         repo.storage = Unreliable(own)
         repo.storage.inner = own

@@ -127,6 +127,49 @@ def test_edits_and_removals_merge_over_it(own, clock):
     assert texts(stored(own, "s")) == ["TWO", "three"]
 
 
+class Counting(Storage):
+    """Somebody's storage around one of ours, whose plain save counts revisions by itself."""
+
+    def __init__(self):
+        self.inner = MemoryStorage()
+        self.load_session, self.save_session = self.inner.load_session, self.inner.save_session
+
+    def load_session(self, session_id):
+        raise NotImplementedError
+
+    save_session = delete_session = load_session
+
+
+def test_a_storage_that_counts_by_itself_is_followed(clock):
+    """Its revisions run ahead of those that were handed in: the copy still descends from what it was saved as."""
+    own = Counting()
+    a_repo, b_repo = bundle(own, clock), bundle(own, clock)
+    a = first(a_repo, "one", "two")
+    for number in range(4):
+        a.metadata["n"] = number
+        assert a_repo.save(a).conflicts == ()
+    b = b_repo.load("s")
+    b.remove_message(b.messages[0].id)
+    assert b_repo.save(b).conflicts == ()
+    a.add_message(Message.user("three"))
+    assert a_repo.save(a).conflicts == ()
+    assert texts(stored(own, "s")) == ["two", "three"]
+
+
+@pytest.mark.parametrize("saves", [0, 1, 2])
+def test_removals_after_several_saves_of_one_copy(own, clock, saves):
+    """P2: what a copy calls its messages stays what they are called, save after save, though ids are not kept."""
+    repo = bundle(own, clock)
+    session = first(repo, "one", "two", "three")
+    for number in range(saves):
+        session.metadata["n"] = number
+        repo.save(session)
+    bundle(own, clock).update("s", lambda s: s.add_message(Message.user("theirs")))
+    session.remove_message(session.messages[1].id)
+    repo.save(session)
+    assert texts(session) == texts(stored(own, "s")) == ["one", "three", "theirs"]
+
+
 def test_questions_and_people_over_it(own, clock):
     """P4, P5: an answer is applied once, a person's title stays."""
     repo, ui = bundle(own, clock), bundle(own, clock)
