@@ -15,6 +15,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from bamboo_sessions.errors import InvalidValue
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.question import PendingQuestion
@@ -201,3 +202,16 @@ def split_messages(old: Messages, new: Messages) -> tuple[int, list[Message]]:
     while keep < longest and old[keep].same_as(new[keep]):
         keep += 1
     return keep, new[keep:]
+
+
+# -- beside the session ------------------------------------------------------------------------------------------
+
+
+def check_usage(line: bytes) -> None:
+    """Raises `InvalidValue` for a usage record that is not exactly one line of JSON."""
+    if b"\n" in line or b"\r" in line:
+        raise InvalidValue("usage record", "it contains a line break")
+    try:
+        orjson.loads(line)
+    except ValueError as error:
+        raise InvalidValue("usage record", f"not one JSON value: {error}") from error

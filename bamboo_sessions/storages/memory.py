@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
-from bamboo_sessions.codec import patch_json
+from bamboo_sessions.codec import check_usage, patch_json
 from bamboo_sessions.errors import RevisionConflict, SessionNotFound
 from bamboo_sessions.ids import new_birth
 from bamboo_sessions.storages.protocol import OPS_KEPT, UNCHANGED, Change, Commit, Delta, Record, Stamp, Unchanged
@@ -112,6 +112,7 @@ class MemoryStorage(RecordBacked):
 
     def append_usage(self, session_id: str, line: bytes) -> None:
         """See `UsageLog`; kept in memory."""
+        check_usage(line)
         with self._lock:
             if session_id not in self._kept:
                 raise SessionNotFound(session_id)

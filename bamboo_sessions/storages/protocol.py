@@ -180,4 +180,7 @@ class UsageLog(Protocol):
     """Optional power: an append-only log of token usage beside the session."""
 
     def append_usage(self, session_id: str, line: bytes) -> None:
-        """Append one line of JSON (given without line break), durably; `SessionNotFound` where there is no session."""
+        """Append one line of JSON (given without line break), durably. Takes no lock of the session.
+
+        Raises `SessionNotFound` where there is no session, `InvalidValue` for what is not one line of JSON.
+        """

@@ -34,22 +34,7 @@ from bamboo_sessions import (
 )
 from bamboo_sessions._files import Files
 from bamboo_sessions.storages.protocol import Record
-
-
-class Clock:
-    """A wall clock that is set by hand; waiting is not its business."""
-
-    def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        self.time = now
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return 0.0
-
-    def sleep(self, seconds: float) -> None:
-        threading.Event().wait(seconds)
+from tests.support import ManualClock
 
 
 @pytest.fixture(params=["memory", "json files"])
@@ -343,12 +328,12 @@ def test_p9_a_copy_of_another_store_is_imported(storage: Any) -> None:
 
 def test_p10_updated_at_goes_forward_whatever_the_clocks_say(storage: Any) -> None:
     """A clock that jumps back and a host that is behind still give each revision a later time."""
-    here, there = Clock(), Clock(datetime(2025, 1, 1, tzinfo=UTC))
+    here, there = ManualClock(), ManualClock(datetime(2025, 1, 1, tzinfo=UTC))
     one, two = repository(storage, clock=here), repository(storage, clock=there)
     session = saved(one, "a")
     times = [session.updated_at]
     for repo, jump in ((one, -3600), (two, 0), (one, -86400), (two, 60)):
-        here.time += timedelta(seconds=jump)
+        here.jump(seconds=jump)
         copy = repo.try_load_merged("s")
         assert copy is not None
         copy.add_message(Message.user("x"))

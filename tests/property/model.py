@@ -72,7 +72,10 @@ def done_to(there: State, did: list[Deed], by: State) -> State:
                    version=max(there.version, by.version), titles=max(there.titles, by.titles))
     for kind, which, before, after in did:
         made = DOING[kind](made, there, which, before, after, by)
-    return replace(made, orders=_kept((*there.orders, *by.orders), made.messages))
+    # What is new to me and stored already came there by another way, and stands where that way put it.
+    came = {which for kind, which, before, _ in did if kind == "messages" and before is None and which in there.messages}
+    placed = {which: text for which, text in made.messages.items() if which not in came}
+    return replace(made, orders=_kept((*there.orders, *_kept(by.orders, placed)), made.messages))
 
 
 def _kept(orders: tuple[tuple[str, ...], ...], of: dict[str, str]) -> tuple[tuple[str, ...], ...]:

@@ -20,6 +20,7 @@ import structlog
 from bamboo_sessions._files import Files
 from bamboo_sessions._locks import HAS_RANGE_LOCKS, FileLocks, KeyedLocks, ProcessLocks, RangeLocks, _after_fork
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock, real_monotonic
+from bamboo_sessions.codec import check_usage
 from bamboo_sessions.errors import (
     CorruptSession,
     LockTimeout,
@@ -38,7 +39,7 @@ from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.stamp import Stamp, still
 from bamboo_sessions.storages.json_files.store import make_folders, open_store, sweep
 from bamboo_sessions.storages.json_files.tips import Tips
-from bamboo_sessions.storages.json_files.usage import Usage, check_usage
+from bamboo_sessions.storages.json_files.usage import Usage
 from bamboo_sessions.storages.json_files.writer import Writer, folder_mode
 from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Head, Record, Unchanged
 from bamboo_sessions.storages.protocol import Stamp as AnyStamp

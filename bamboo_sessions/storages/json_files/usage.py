@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import errno
 
-import orjson
-
 from bamboo_sessions._files import APPEND, Files
-from bamboo_sessions.errors import InvalidValue
 from bamboo_sessions.storages.json_files.layout import Place, usage_in
-
-
-def check_usage(line: bytes) -> None:
-    """Raises `InvalidValue` for what is not exactly one line of JSON."""
-    if b"\n" in line or b"\r" in line:
-        raise InvalidValue("usage record", "it contains a line break")
-    try:
-        orjson.loads(line)
-    except ValueError as error:
-        raise InvalidValue("usage record", f"not one JSON value: {error}") from error
 
 
 class Usage:
