@@ -168,13 +168,17 @@ class SessionRepository:
         if self.try_load(session_id) is None:
             raise SessionNotFound(session_id)
 
-    def list(self, limit: int = 50, cursor: str | None = None, **wanted: Any) -> SessionPage:
-        """Summaries, newest first. Filters: model, provider, context_id, parent_id, pinned, archived, tag,
-        has_open_question. Go on with `cursor=page.next_cursor` until that is None.
+    def list(self, limit: int = 50, cursor: str | None = None, *, model: str | None = None,
+             provider: str | None = None, context_id: str | None = None, parent_id: str | None = None,
+             pinned: bool | None = None, archived: bool | None = None, tag: str | None = None,
+             has_open_question: bool | None = None) -> SessionPage:
+        """At most `limit` summaries, newest first; a filter that is None does not matter.
 
-        While others write: a session that is not changed comes exactly once, a changed one at least once.
+        Go on with `cursor=page.next_cursor` and the same filters until that is None. While others write: a session that is
+        not changed comes exactly once, a changed one at least once. Raises `InvalidValue` for a cursor that no list gave.
         """
-        return page(self.persistence.records.heads(), limit, cursor, Filter(**wanted))
+        wanted = Filter(model, provider, context_id, parent_id, pinned, archived, tag, has_open_question)
+        return page(self.persistence.records.heads(), limit, cursor, wanted)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
