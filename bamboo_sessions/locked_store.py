@@ -29,7 +29,7 @@ from bamboo_sessions.merge import merge
 from bamboo_sessions.models import Attempt, Base, Origin, SaveResult, Session, State
 from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_save, settled, was_applied, was_committed
 from bamboo_sessions.storages.adapted import as_records
-from bamboo_sessions.storages.protocol import UNCHANGED, RecordStorage, SessionLocks, Storage, UsageLog
+from bamboo_sessions.storages.protocol import UNCHANGED, RecordStorage, Storage, has_locks, has_usage_log
 from bamboo_sessions.storages.records import as_committed, commit_of, follow
 
 _log = structlog.get_logger("bamboo_sessions")
@@ -73,7 +73,7 @@ class LockedSessionStore:
         self.storage = storage
         self.records = as_records(storage)
         self._clock = clock
-        across = self.records.lock if isinstance(self.records, SessionLocks) else None
+        across = self.records.lock if has_locks(self.records) else None
         self._holds = Holds(across, lock_timeout)
         self._excludes = across is not None  # else somebody may commit between an edit's first and last step
         self._publishers: tuple[ref[Publisher], ...] = ()  # replaced as a whole: a save may be walking through it
@@ -245,7 +245,7 @@ class LockedSessionStore:
         """
         line = json_line.encode("utf-8") if isinstance(json_line, str) else bytes(json_line)
         line = line.removesuffix(b"\n")
-        if not isinstance(self.records, UsageLog):
+        if not has_usage_log(self.records):
             raise StorageUnavailable("append usage", session_id=session_id, reason=f"{self.records.name} keeps no such log")
         self.records.append_usage(check_session_id(session_id), line)
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakValueDictionary, finalize
 
 import attrs
@@ -31,9 +31,10 @@ from bamboo_sessions.storages.protocol import (
     Commit,
     Record,
     RecordStorage,
-    SessionLocks,
     Stamp,
     Storage,
+    has_locks,
+    keeps_records,
 )
 
 _log = structlog.get_logger("bamboo_sessions")
@@ -45,19 +46,20 @@ _adapting = threading.Lock()  # guards both: two adapters of one storage would b
 
 def as_records(storage: Storage | RecordStorage) -> RecordStorage:
     """`storage` itself where it keeps records, else the one adapter of it: two repositories must share its locks."""
-    if isinstance(storage, RecordStorage):
+    if keeps_records(storage):
         return storage
+    plain = cast("Storage", storage)
     with _adapting:
-        adapter = _adapted.get(id(storage))
+        adapter = _adapted.get(id(plain))
         if adapter is None:
-            adapter = _adapted[id(storage)] = ThreeMethods(storage, _store_id(storage))
+            adapter = _adapted[id(plain)] = ThreeMethods(plain, _store_id(plain))
     return adapter
 
 
 def _store_id(storage: Storage) -> str:
     number = id(storage)
     if number not in _store_ids:
-        if not isinstance(storage, SessionLocks):
+        if not has_locks(storage):
             _log.warning("storage has no lock or commit of its own: safe for the writers of one process only",
                          storage=type(storage).__name__)
         _store_ids[number] = new_birth()
@@ -150,7 +152,7 @@ class ThreeMethods:
         if entry is None:
             raise LockTimeout(session_id, timeout)
         try:
-            if isinstance(self._storage, SessionLocks):
+            if has_locks(self._storage):
                 with self._storage.lock(session_id, max(0.0, timeout - (real_monotonic() - began))):
                     yield
             else:

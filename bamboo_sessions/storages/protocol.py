@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 import attrs
 
@@ -184,3 +184,28 @@ class UsageLog(Protocol):
 
         Raises `SessionNotFound` where there is no session, `InvalidValue` for what is not one line of JSON.
         """
+
+
+# -- which powers a storage has -----------------------------------------------------------------------------------
+#
+# By looking for the names. `isinstance` with a Protocol answers by the class alone from Python 3.12 on, so that a wrapper
+# which hands everything on would lose the powers of what it wraps, in silence and on some interpreters only.
+
+
+def _has(storage: object, *names: str) -> bool:
+    return all(hasattr(storage, name) for name in names)
+
+
+def keeps_records(storage: object) -> TypeGuard[RecordStorage]:
+    """Whether it speaks records itself."""
+    return _has(storage, "read", "commit", "delete_record", "exists", "was_deleted", "heads", "store_id", "name")
+
+
+def has_locks(storage: object) -> TypeGuard[SessionLocks]:
+    """Whether it can exclude writers in other processes."""
+    return _has(storage, "lock")
+
+
+def has_usage_log(storage: object) -> TypeGuard[UsageLog]:
+    """Whether it keeps token usage."""
+    return _has(storage, "append_usage")

@@ -25,7 +25,7 @@ from bamboo_sessions import (
     StorageUnavailable,
 )
 from bamboo_sessions.storages.adapted import as_records
-from bamboo_sessions.storages.protocol import RecordStorage, SessionLocks
+from bamboo_sessions.storages.protocol import RecordStorage, SessionLocks, has_locks, has_usage_log
 from bamboo_sessions.storages.records import commit_of
 from tests.support import ChatsOnly, WholeSessions, Worker, bundle, open_calls, stored, texts
 
@@ -352,3 +352,22 @@ def test_a_storage_can_still_be_pickled(clock):
 def test_errors_are_storage_errors():
     """StorageUnavailable is one."""
     assert issubclass(StorageUnavailable, StorageError)
+
+
+class HandsOn:
+    """A wrapper with no methods of its own."""
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+def test_a_wrapper_that_hands_everything_on_keeps_the_powers_of_what_it_wraps(tmp_path):
+    """Powers are found by asking the object, on every Python: `isinstance` with a Protocol asks the class from 3.12 on."""
+    for inner in (MemoryStorage(), JsonFileStorage(tmp_path)):
+        wrapper = HandsOn(inner)
+        assert as_records(wrapper) is wrapper
+        assert has_locks(wrapper) is has_locks(inner)
+        assert has_usage_log(wrapper) is has_usage_log(inner) is True
