@@ -27,6 +27,7 @@ from bamboo_sessions.errors import (
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.merge import merge
 from bamboo_sessions.models import Attempt, Base, Origin, SaveResult, Session, State
+from bamboo_sessions.models.state import changed
 from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_save, settled, was_applied, was_committed
 from bamboo_sessions.storages.adapted import as_records
 from bamboo_sessions.storages.protocol import UNCHANGED, RecordStorage, Storage, has_locks, has_usage_log
@@ -146,8 +147,9 @@ class LockedSessionStore:
         if state.head.updated_at - now > AHEAD:
             _log.warning("updated_at is far ahead of the clock and not carried forward", session_id=entry.id,
                          updated_at=state.head.updated_at.isoformat())
-        plan = plan_save(state, origin, stored, store=self.records.store_id, buried=self.is_buried(entry.id, origin),
-                         now=now, birth=new_birth())
+        plan = plan_save(self._with_a_life_of_its_own(state, origin, stored), origin, stored,
+                         store=self.records.store_id, buried=self.is_buried(entry.id, origin), now=now,
+                         birth=new_birth())
         base = self._commit(session, state, origin, stored, plan)
         if hold.at is not None:
             hold.at = base
@@ -156,6 +158,15 @@ class LockedSessionStore:
         _rebase(session, state, base)
         return SaveResult(base.state.head.revision, plan.state is not None, plan.merged.adopted(state),
                           plan.merged.conflicts)
+
+    def _with_a_life_of_its_own(self, state: State, origin: Origin, stored: Stored | None) -> State:
+        """A copy that was never saved is kept, but not under a birth that ended: its sibling (a copy of the same new
+        session) was saved and deleted, and copies of that one must go on being refused."""
+        if stored is not None or was_committed(origin, self.records.store_id):
+            return state
+        if not self.records.was_deleted(state.head.id, state.head.birth):
+            return state
+        return State(changed(state.head, birth=""), state.messages)
 
     def is_buried(self, session_id: str, origin: Origin) -> bool:
         """Whether a first save of unknown outcome was applied after all, and deleted since."""

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,24 @@ def test_p9_deleted_stays_deleted(storage: Any) -> None:
     found = repo.try_load_merged("s")
     assert found is not None
     assert (found.birth, texts(found)) == (again.birth, [])
+
+
+def test_p9_a_sibling_that_was_never_saved_begins_a_life_of_its_own(storage: Any) -> None:
+    """A copy of a new session, saved after its sibling was saved and deleted, does not bring the sibling's copies back."""
+    repo, other = repository(storage), repository(storage)
+    one = Session.new("s")
+    one.add_message(Message.user("kept"))
+    two = deepcopy(one)
+    repo.save(one)
+    held = repo.load("s")
+    assert held is not None
+    assert repo.delete("s")
+    other.save(two)
+    assert two.birth != held.birth
+    held.add_message(Message.user("ghost"))
+    with pytest.raises(SessionDeleted):
+        repo.save(held)
+    assert texts(repository(storage).load("s")) == ["kept"]
 
 
 def test_p9_a_copy_of_another_store_is_imported(storage: Any) -> None:

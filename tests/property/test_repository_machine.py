@@ -254,7 +254,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         assert len(order) == len(set(order)) == len(found.messages)
         for wanted in expected.orders:
             free = [message_id for message_id in wanted if message_id not in self.results]  # those go to their calls
-            assert [message_id for message_id in order if message_id in set(free)] == free
+            assert [message_id for message_id in order if message_id in set(free)] == free, f"{order}: {free} was seen"
         return replace(expected, orders=found.orders)
 
     def notice_evictions(self, r: int) -> None:
@@ -335,7 +335,10 @@ class RepositoryMachine(RuleBasedStateMachine):
         repo, world = self.processes[r].repo, self.world
         with self.mood(r, None, reads_fail=fails):
             if merged:
-                self.took(repo.load_merged(sid), world.load_merged(r, sid, readable=not fails))
+                session, entry = repo.load_merged(sid), world.caches.get((r, sid))
+                if session is None and entry is not None and world.may_be_refused(entry):
+                    world.caches.pop((r, sid))  # never saved, as far as it knows, but a sibling was, and is deleted
+                self.took(session, world.load_merged(r, sid, readable=not fails))
             else:
                 self.took(repo.load(sid), world.load(r, sid, readable=not fails))
 
@@ -346,6 +349,9 @@ class RepositoryMachine(RuleBasedStateMachine):
         held, other = self.pick(n), r if same else (r + 1) % REPOS
         sid = held.copy.sid
         self.notice_evictions(r)
+        entry = self.world.caches.get((r, sid))
+        if entry is not None and entry.mark:
+            return  # nothing is filled in over what is unsaved
         process = self.processes[r]
         expected: list[Copy | None] = []
 

@@ -323,6 +323,7 @@ def at_step(number, act):
         return trace
 
     usual = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 counts instructions only where a frame asked for it before the trace began
     sys.settrace(trace)
     try:
         yield left

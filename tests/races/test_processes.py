@@ -68,22 +68,27 @@ def fork_and_append(repo, name):
     held, stop = repo.load(CHAT), threading.Event()
     busy = threading.Thread(target=keep_saving, args=(repo, stop))
     busy.start()
+    while repo.load("beside") is None:
+        os.sched_yield()
     children = [fork(append_what_was_held, repo, held, writer) for writer in WRITERS]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     stop.set()
     busy.join()
     append_what_was_held(repo, held, "parent")
-    return {"statuses": statuses, "busy": len(repo.load_merged("beside").messages)}
+    return {"statuses": statuses}
 
 
 def keep_saving(repo, stop):
-    session = repo.load_or_create("beside")
+    session, number = repo.load_or_create("beside"), 0
     while not stop.is_set():
-        session.add_message(Message.user("beside"))
+        session.add_message(said("busy", number))
         repo.save(session)
+        number += 1
 
 
 def append_what_was_held(repo, held, name):
+    # The session that the other thread was saving: whatever lock it held at the fork must not be held here for ever.
+    repo.update("beside", lambda session: session.add_message(said(name, "beside")))
     for number in range(APPENDS // 2):
         held.add_message(said(name, number))
         repo.save(held)
@@ -177,8 +182,11 @@ def test_a_repository_that_was_used_can_be_forked(tmp_path):
         session, beside = repo.load(CHAT), repo.load("beside")
     for name in (*WRITERS, "parent"):
         assert written(session, name) == [f"{name}-{number}" for number in range(APPENDS // 2)]
+        assert written(beside, name) == [f"{name}-beside"]
     assert len(session.messages) == 1 + 5 * (APPENDS // 2)
-    assert len(beside.messages) == answer["busy"] >= 1
+    busy = written(beside, "busy")
+    assert busy == [f"busy-{number}" for number in range(len(busy))]
+    assert len(beside.messages) == len(busy) + 5
 
 
 if __name__ == "__main__":
