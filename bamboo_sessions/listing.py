@@ -44,7 +44,7 @@ class Filter:
         """Whether a stored head passes."""
         texts = ("model", "provider", "context_id", "parent_id")
         return (
-            all(want is None or head.get(name) == want for name in texts if (want := getattr(self, name)) is not None)
+            all(head.get(name) == want for name in texts if (want := getattr(self, name)) is not None)
             and (self.pinned is None or head.get("pinned", False) == self.pinned)
             and (self.archived is None or head.get("archived", False) == self.archived)
             and (self.tag is None or self.tag in head.get("tags", ()))

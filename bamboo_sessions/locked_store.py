@@ -95,8 +95,7 @@ class LockedSessionStore:
         """What storage holds now; takes no lock. `known`: a state at hand, so that only the difference is read."""
         named = known if known is not None and known.store == self.records.store_id else None
         answer = self.records.read(session_id, None if named is None else named.stamp)
-        there = follow(named, answer, self.records.store_id)
-        return None if there is None else Stored(there.base, there.ops, there.follows)
+        return follow(named, answer, self.records.store_id)
 
     def is_unchanged(self, base: Base) -> bool:
         """Whether storage still holds exactly this state, by its stamp alone."""
@@ -132,10 +131,14 @@ class LockedSessionStore:
                 except RevisionConflict:
                     if hold.at is not None:
                         raise  # an edit around this save was overtaken: to read again here would hide that
-                    self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311 - jitter, not a secret
+                    self._stand_back()
             return self._save_held(session, entry, hold)
 
     save_runtime_session = save
+
+    def _stand_back(self) -> None:
+        """A moment before trying again; jittered, or two that met once would go on meeting."""
+        self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311 - jitter, not a secret
 
     def _save_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
         state, origin = entry._state(), entry._origin
@@ -149,7 +152,7 @@ class LockedSessionStore:
                          updated_at=state.head.updated_at.isoformat())
         plan = plan_save(self._with_a_life_of_its_own(state, origin, stored), origin, stored,
                          store=self.records.store_id, buried=self.is_buried(entry.id, origin), now=now,
-                         birth=new_birth())
+                         birth=new_birth() if stored is None else "")
         base = self._commit(session, state, origin, stored, plan)
         if hold.at is not None:
             hold.at = base
@@ -229,7 +232,7 @@ class LockedSessionStore:
                     if joined:
                         raise
                     hold.at = None
-                    self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311
+                    self._stand_back()
             return self._update_held(session_id, change, hold)
 
     def _update_held(self, session_id: str, change: Callable[[Session], object], hold: Hold) -> SaveResult:

@@ -37,7 +37,8 @@ class Stored:
 
     base: Base
     ops: tuple[str, ...] = ()
-    """Operation ids that led here, oldest first; empty where the storage keeps none."""
+    """Operation ids that led here, oldest first; with `follows` only those since the state that was named; empty where the
+    storage keeps none."""
     follows: bool = False
     """Storage proved that this descends from the state that the copy named."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import attrs
-
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import decode_state, diff_head, patch_state, split_messages
 from bamboo_sessions.errors import CorruptSession
@@ -17,23 +15,13 @@ from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.models import Base, Origin, Session, State
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.state import changed
+from bamboo_sessions.reconcile import Stored
 from bamboo_sessions.storages.protocol import OPS_KEPT, Change, Commit, Delta, Record, Stamp, Storage, Unchanged
 
 Answer = Record | Delta | Unchanged | None
 
 
-@attrs.frozen(slots=True, eq=False)
-class Found:
-    """The committed state that a storage answered with, and what it says about the past of it."""
-
-    base: Base
-    ops: tuple[str, ...]
-    """Operation ids known to have led here, oldest first; with `follows` only those since the state that was named."""
-    follows: bool
-    """True: the storage proved that this state descends from the one the reader named."""
-
-
-def found(answer: Record, store: str) -> Found:
+def found(answer: Record, store: str) -> Stored:
     """A whole record as a committed state; raises `CorruptSession` for a head that no version writes."""
     try:
         state = decode_state(answer.head, answer.messages)
@@ -41,10 +29,10 @@ def found(answer: Record, store: str) -> Found:
         where, session_id = getattr(answer.stamp, "path", store), str(answer.head.get("id"))
         raise CorruptSession(session_id, path=where, offset=0, reason=f"the head is no session: {error!r}") from error
     base = Base(state, answer.ops[-1] if answer.ops else "", store, answer.stamp, answer.ops)
-    return Found(base, answer.ops, follows=False)
+    return Stored(base, answer.ops, follows=False)
 
 
-def follow(known: Base | None, answer: Answer, store: str) -> Found | None:
+def follow(known: Base | None, answer: Answer, store: str) -> Stored | None:
     """What the storage answered to a reader that named `known`; what is shared with it stays shared."""
     if answer is None:
         return None
@@ -52,12 +40,12 @@ def follow(known: Base | None, answer: Answer, store: str) -> Found | None:
         return found(answer, store)
     assert known is not None, "a storage answers with a difference only to somebody who named a state"
     if isinstance(answer, Unchanged):
-        return Found(known, (), follows=True)
+        return Stored(known, (), follows=True)
     state, since = known.state, tuple(change.op for change in answer.changes)
     for change in answer.changes:
         state = patch_state(state, change.keep, change.add, change.head, change.revision)
     ops = _and_then(known.ops, *since)
-    return Found(Base(state, since[-1] if since else known.op, store, answer.stamp, ops), since, follows=True)
+    return Stored(Base(state, since[-1] if since else known.op, store, answer.stamp, ops), since, follows=True)
 
 
 def _and_then(ops: tuple[str, ...], *more: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ decoded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -25,8 +24,6 @@ from bamboo_sessions.storages.protocol import Change
 FORMAT: Final = 1
 HEADER_AT_MOST: Final = 1024
 """A header is some 110 bytes; one read of this many holds it."""
-_NEWER: Final = re.compile(rb'\{"crc":"[^"]*","format":(\d+),')
-"""A later format may count its checksum otherwise; what it calls itself must still be found."""
 
 
 @attrs.frozen(slots=True)
@@ -91,9 +88,7 @@ def read_header(data: bytes, path: str) -> Header:
     line = data[: max(end, 0)]
     crc = lines.checksum(line)
     if crc < 0:
-        newer = _NEWER.match(data)
-        if newer and int(newer[1]) > FORMAT:
-            raise UnsupportedFormat(path, int(newer[1]), FORMAT)
+        lines.refuse_newer(data, path, FORMAT)
         raise ValueError("the first line is damaged")
     fields = orjson.loads(line)
     if fields["format"] != FORMAT:

@@ -8,12 +8,16 @@ break. Only `\\n` breaks lines: a message may well contain U+2028 or a form feed
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from zlib import crc32
+
+from bamboo_sessions.errors import UnsupportedFormat
 
 START: Final = b'{"crc":"'
 BODY: Final = len(b'{"crc":"01234567",')
 """Where that begins which the checksum covers."""
+_NAMED: Final = re.compile(rb'\{"crc":"[^"]*","format":(\d+),')
 
 
 def sealed(body: bytes) -> tuple[bytes, int]:
@@ -26,6 +30,16 @@ def checksum(line: bytes) -> int:
     """The checksum of a line given without its line break; -1 where the line does not agree with it."""
     crc = crc32(memoryview(line)[BODY:])
     return crc if len(line) > BODY and line[:BODY] == b'{"crc":"%08x",' % crc else -1
+
+
+def refuse_newer(data: bytes, path: str, supported: int) -> None:
+    """Raises `UnsupportedFormat` where a file whose first line is not valid calls itself one of a later format.
+
+    That format may count its checksum otherwise; what it calls itself must still be found.
+    """
+    named = _NAMED.match(data)
+    if named and int(named[1]) > supported:
+        raise UnsupportedFormat(path, int(named[1]), supported)
 
 
 def has_valid_line(data: bytes, start: int) -> bool:

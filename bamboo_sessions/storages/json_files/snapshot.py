@@ -30,7 +30,6 @@ FORMAT: Final = 1
 _OPEN: Final = b'"messages":[\n'
 _SHUT: Final = b"],\n"
 _SUM: Final = len(b'"sum":"01234567"}\n')
-_NEWER: Final = re.compile(rb'\{"crc":"[^"]*","format":(\d+),')
 
 
 @attrs.frozen(slots=True)
@@ -111,9 +110,7 @@ def decode_top(data: bytes, path: str) -> Top:
     end = data.find(b"\n")
     line = data[: max(end, 0)]
     if lines.checksum(line) < 0:
-        newer = _NEWER.match(data)
-        if newer and int(newer[1]) > FORMAT:
-            raise UnsupportedFormat(path, int(newer[1]), FORMAT)
+        lines.refuse_newer(data, path, FORMAT)
         raise Damage(0, "the first line does not agree with its checksum")
     fields: dict[str, Any] = orjson.loads(line[:-1] + b"}")
     if fields["format"] != FORMAT:
