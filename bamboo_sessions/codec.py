@@ -8,7 +8,7 @@ test holds them to it. Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.question import PendingQuestion
 from bamboo_sessions.models.state import Head, State, changed
 from bamboo_sessions.models.times import from_text, to_text
+from bamboo_sessions.models.values import trimmed
 
 Json = dict[str, Any]
 
@@ -28,6 +29,8 @@ Json = dict[str, Any]
 _FIELDS: Final = {field.name: field.default for field in attrs.fields(Head) if field.name != "extra"}
 _SECTIONS: Final = ("metadata", "questions", "closed_questions")
 _TIMES: Final = ("created_at", "updated_at")
+_BY_KEY: Final = frozenset([*_SECTIONS, "extra"])
+_APART: Final = _BY_KEY | {"revision"}
 _IN_A_LINE: Final = tuple(name for name in _FIELDS if name not in _SECTIONS)
 
 
@@ -48,6 +51,20 @@ def patch_json(head: Json, change: Json) -> Json:
     return made
 
 
+def patch_in_place(head: Json, change: Json) -> None:
+    """The same on a head that nobody else holds, sections included: for a long row of changes, whose parts it may keep."""
+    if "set" in change:
+        head.update(change["set"])
+        if len(change) == 1:
+            return
+    for name in change.get("unset", ()):
+        head.pop(name, None)
+    for section, inner in change.get("in", {}).items():
+        patch_in_place(head.setdefault(section, {}), inner)
+        if not head[section]:
+            del head[section]
+
+
 def encode_head(head: Head) -> Json:
     """A head as stored: fields at their default are left out, fields of newer versions stand where they came from."""
     made: Json = {key: orjson.loads(packed) for key, packed in head.extra.items()}
@@ -58,9 +75,8 @@ def encode_head(head: Head) -> Json:
 
 def decode_head(stored: Json) -> Head:
     """The reverse; fields that this version does not know go to `extra` and come back on encoding."""
-    extra = {key: orjson.dumps(value) for key, value in stored.items() if key not in _FIELDS}
-    sections = {name: _read_section(name, stored[name]) for name in _SECTIONS if name in stored}
-    return Head(**_read_fields(stored), **sections, extra=extra)
+    fields, extra = _split_fields(stored)
+    return Head(**fields, extra=extra)
 
 
 def decode_times(stored: Json) -> dict[str, datetime]:
@@ -74,14 +90,17 @@ def _written(name: str, value: Any) -> Any:
     return sorted(value) if name == "tags" else value
 
 
-def _read(name: str, value: Any) -> Any:
-    if name in _TIMES:
-        return from_text(value)
-    return frozenset(value) if name == "tags" else value
-
-
-def _read_fields(stored: Json) -> dict[str, Any]:
-    return {name: _read(name, stored[name]) for name in _IN_A_LINE if name in stored}
+def _split_fields(stored: Json) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """(fields of a head, packed fields that this version does not know): by what is there, which is little."""
+    fields, extra = {}, {}
+    for name, value in stored.items():
+        if name in _READ:
+            fields[name] = _READ[name](value)
+        elif name in _FIELDS:
+            fields[name] = value
+        else:
+            extra[name] = trimmed(orjson.dumps(value))
+    return fields, extra
 
 
 def _section(head: Head, section: str) -> Json:
@@ -98,11 +117,18 @@ def _packed_section(head: Head, section: str) -> Mapping[str, bytes]:
     return packed
 
 
-def _read_section(section: str, stored: Json) -> Any:
-    if section == "closed_questions":
-        return tuple(stored)
-    packed = {key: orjson.dumps(value) for key, value in stored.items()}
-    return tuple(map(PendingQuestion.unpacked, packed.values())) if section == "questions" else packed
+def _packed(stored: Json) -> dict[str, bytes]:
+    return {key: trimmed(orjson.dumps(value)) for key, value in stored.items()}
+
+
+def _questions(stored: Json) -> tuple[PendingQuestion, ...]:
+    return tuple(map(PendingQuestion.unpacked, _packed(stored).values()))
+
+
+_READ: Final[dict[str, Callable[[Any], Any]]] = {
+    "created_at": from_text, "updated_at": from_text, "tags": frozenset,
+    "lost_revisions": lambda ranges: tuple(map(tuple, ranges)), "metadata": _packed, "questions": _questions, "closed_questions": tuple}
+"""How a stored value becomes a field, where they differ."""
 
 
 # -- changes -----------------------------------------------------------------------------------------------------
@@ -112,20 +138,24 @@ def diff_head(old: Head | None, new: Head) -> Json:
     """What makes `new` of `old`, revision aside (the storage keeps that itself); of nothing where `old` is None."""
     if old is None:
         return {"set": encode_head(new)}
+    before = old.__dict__
+    moved = {name: value for name, value in new.__dict__.items() if value is not before[name]}
     change: Json = {}
-    for name in _IN_A_LINE:
-        before, after = getattr(old, name), getattr(new, name)
-        if before is not after and before != after and name != "revision":
-            if after == _FIELDS[name]:
-                change.setdefault("unset", []).append(name)
-            else:
-                change.setdefault("set", {})[name] = _written(name, after)
+    for name, after in moved.items():
+        if name in _APART or before[name] == after:
+            continue
+        if after == _FIELDS[name]:
+            change.setdefault("unset", []).append(name)
+        else:
+            change.setdefault("set", {})[name] = _written(name, after)
+    return _diff_sections(old, new, change) if not _BY_KEY.isdisjoint(moved) else change
+
+
+def _diff_sections(old: Head, new: Head, change: Json) -> Json:
     if old.extra is not new.extra:
         change = _diff_extra(change, _diff_packed(old.extra, new.extra))
     inner: Json = {}
     for section in _SECTIONS:
-        if getattr(old, section) is getattr(new, section):
-            continue
         before, after = _packed_section(old, section), _packed_section(new, section)
         if section != "metadata" and _out_of_order(before, after):
             change = {**change, "set": {**change.get("set", {}), section: _section(new, section)}}
@@ -163,22 +193,21 @@ def _diff_extra(change: Json, extra: Json) -> Json:
 
 def patch_head(head: Head, change: Json, revision: int) -> Head:
     """The decoded head that `change` makes of `head`, at `revision`."""
-    put, gone = change.get("set", {}), change.get("unset", ())
-    fields = _read_fields(put)
-    fields |= {name: _read_section(name, put[name]) for name in _SECTIONS if name in put}
-    fields |= {name: _FIELDS[name] for name in gone if name in _FIELDS}
-    if any(name not in _FIELDS for name in (*put, *gone)):
-        kept = {key: value for key, value in head.extra.items() if key not in gone}
-        fields["extra"] = kept | {key: orjson.dumps(value) for key, value in put.items() if key not in _FIELDS}
-    for section, inner in change.get("in", {}).items():
-        fields[section] = _patch_section(head, section, inner)
+    fields, extra = _split_fields(change["set"]) if "set" in change else ({}, {})
+    gone = change.get("unset", ())
+    if gone:
+        fields |= {name: _FIELDS[name] for name in gone if name in _FIELDS}
+    if extra or not all(name in _FIELDS for name in gone):
+        fields["extra"] = {key: value for key, value in head.extra.items() if key not in gone} | extra
+    if "in" in change:
+        fields |= {section: _patch_section(head, section, inner) for section, inner in change["in"].items()}
     fields["revision"] = revision
     return changed(head, **fields)
 
 
 def _patch_section(head: Head, section: str, change: Json) -> Any:
     stored = {key: orjson.Fragment(value) for key, value in _packed_section(head, section).items()}
-    return _read_section(section, patch_json(stored, change))
+    return _READ[section](patch_json(stored, change))
 
 
 # -- records -----------------------------------------------------------------------------------------------------
@@ -186,7 +215,7 @@ def _patch_section(head: Head, section: str, change: Json) -> Any:
 
 def decode_state(head: Json, lines: Iterable[bytes]) -> State:
     """A whole stored record as a state; no message is decoded."""
-    return State(decode_head(head), Messages.of(map(Message.from_line, lines)))
+    return State(decode_head(head), Messages.of_lines(lines))
 
 
 def patch_state(state: State, keep: int, lines: Sequence[bytes], change: Json, revision: int) -> State:

@@ -4,6 +4,9 @@
 nothing however long the session is. The backing holds only what was committed: a caller's unsaved additions go to a
 tail of its own, and dropping them leaves nothing behind. That two sequences share a backing *proves* their common
 prefix, so a merge looks only at what was added since: O(delta), not O(N).
+
+What a storage read stands in the backing as the lines it read. A `Message` is made of a line when somebody first asks
+for it, and takes the line's place: whoever asks later, in whichever copy, gets the same object.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn, cast, overload
 
 from bamboo_sessions.models.message import Message
 
@@ -19,14 +22,38 @@ from bamboo_sessions.models.message import Message
 class Backing:
     """A list that only grows, with the one step that must be atomic: "append behind the first `at`, if they are all"."""
 
-    __slots__ = ("_indexed", "_places", "items", "lock")
+    __slots__ = ("_indexed", "_lines", "_places", "items", "lock")
 
-    def __init__(self, items: list[Message]) -> None:
-        self.items = items
+    def __init__(self, items: list[Message] | list[bytes] | list[Message | bytes], lines: int = 0) -> None:
+        self.items = cast("list[Message | bytes]", items)
+        self._lines = lines
+        """Behind the first so many, every item is a message already. Only ever gets smaller."""
         self._places: dict[str, int] = {}
         self._indexed = 0
-        # Guards the compare-and-extend of `items`, and the index of it. Reading `items` needs no lock: nothing moves.
+        # Guards the compare-and-extend of `items`, the exchange of a line for its message, and the index. Reading what is
+        # a message needs no lock: nothing moves, and no message is ever replaced.
         self.lock = threading.Lock()
+
+    def between(self, start: int, stop: int) -> list[Message]:
+        """The messages from `start` up to `stop`, in a list of the caller's own."""
+        if start < self._lines:
+            with self.lock:
+                self._make(start, min(stop, self._lines))
+        return cast("list[Message]", self.items[start:stop])
+
+    def first(self, n: int) -> Iterator[Message]:
+        """The first `n` messages, one by one."""
+        if self._lines:
+            with self.lock:
+                self._make(0, min(n, self._lines))
+        return cast("Iterator[Message]", islice(self.items, n))
+
+    def _make(self, start: int, stop: int) -> None:
+        """Exchange lines for their messages; the caller holds the lock, or two threads would make two of one."""
+        made = [Message.from_line(item) if type(item) is bytes else item for item in self.items[start:stop]]
+        self.items[start:stop] = made
+        if stop >= self._lines > start:
+            self._lines = start  # after the exchange: a reader without the lock believes this number
 
     def extend_from(self, at: int, new: Sequence[Message]) -> bool:
         """Grow so that `new` stands behind the first `at`; False where other messages stand there already.
@@ -35,22 +62,28 @@ class Backing:
         """
         with self.lock:
             there = self.items[at : at + len(new)]
-            if not all(map(Message.same_as, there, new)):
+            if there and not all(map(_is_same, there, new)):
                 return False
-            self.items.extend(new[len(there) :])
+            self.items += new[len(there) :] if there else new
             return True
 
     def place_of(self, message_id: str) -> int | None:
         """Where the message of this id stands. The index is made when first asked for and grows with the list: all copies
         of a session share it, so that a message with an id of its own costs the same in a long conversation."""
         with self.lock:
+            self._make(0, self._lines)
             for place in range(self._indexed, len(self.items)):
-                self._places[self.items[place].id] = place
+                self._places[cast("Message", self.items[place]).id] = place
             self._indexed = len(self.items)
             return self._places.get(message_id)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Backing, (self.items[:],)
+        lines = self._lines  # before the items: those may have become messages since, not the other way round
+        return Backing, (self.items[:], lines)
+
+
+def _is_same(there: Message | bytes, new: Message) -> bool:
+    return there == new.line if isinstance(there, bytes) else there.same_as(new)
 
 
 class Messages(Sequence[Message]):
@@ -67,13 +100,19 @@ class Messages(Sequence[Message]):
         items = list(messages)
         return cls(Backing(items), len(items))
 
+    @classmethod
+    def of_lines(cls, lines: Iterable[bytes]) -> Messages:
+        """The same from the lines that a storage kept; each becomes a message when it is first looked at."""
+        items = list(lines)
+        return cls(Backing(items, len(items)), len(items))
+
     # -- growing, each giving a new sequence ---------------------------------------------------------------------
 
     def appended(self, *new: Message) -> Messages:
         """With `new` at the end, in the tail: O(len(new)) unless another copy of this tail went another way first."""
         tail, m = self._tail, self._m
         if tail is None or not tail.extend_from(m, new):
-            tail = Backing([*(tail.items[:m] if tail is not None else ()), *new])
+            tail = Backing([*(tail.between(0, m) if tail is not None else ()), *new])
         return Messages(self._backing, self._n, tail, m + len(new))
 
     def committed(self, keep: int, added: Sequence[Message]) -> Messages:
@@ -119,8 +158,8 @@ class Messages(Sequence[Message]):
         return self._n + self._m
 
     def __iter__(self) -> Iterator[Message]:
-        head = islice(self._backing.items, self._n)
-        return chain(head, islice(self._tail.items, self._m)) if self._tail is not None else head
+        head = self._backing.first(self._n)
+        return chain(head, self._tail.first(self._m)) if self._tail is not None else head
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
@@ -132,18 +171,19 @@ class Messages(Sequence[Message]):
         n = self._n
         i = index + n + self._m if index < 0 else index
         if 0 <= i < n:
-            return self._backing.items[i]
+            item = self._backing.items[i]
+            return self._backing.between(i, i + 1)[0] if isinstance(item, bytes) else item
         if self._tail is None or not n <= i < n + self._m:
             raise IndexError(f"message {index} of {n + self._m}")
-        return self._tail.items[i - n]
+        return self._tail.between(i - n, i - n + 1)[0]
 
     def _slice(self, index: slice) -> list[Message]:
         start, stop, step = index.indices(len(self))
         n = self._n
         if step == 1 and start >= n:  # the usual "what is new" must not walk a long prefix
-            return self._tail.items[start - n : max(stop - n, 0)] if self._tail is not None else []
+            return self._tail.between(start - n, max(stop - n, 0)) if self._tail is not None else []
         if step == 1 and stop <= n:
-            return self._backing.items[start:stop]
+            return self._backing.between(start, stop)
         return [self[i] for i in range(start, stop, step)]
 
     def __add__(self, other: Iterable[Message]) -> list[Message]:

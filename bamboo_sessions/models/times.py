@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
+
+import orjson
 
 from bamboo_sessions.errors import InvalidValue
 
@@ -20,7 +23,10 @@ def checked_time(value: object, where: str) -> datetime:
 
 
 def to_text(value: datetime) -> str:
-    """A UTC time as stored."""
+    """A UTC time as stored, always to the microsecond."""
+    if value.microsecond:  # orjson is four times as fast and asked with every save, but leaves a fraction of 0 out
+        with suppress(TypeError):  # a subclass of datetime, such as a frozen test has
+            return orjson.dumps(value, option=orjson.OPT_UTC_Z)[1:-1].decode("ascii")
     return value.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
@@ -30,4 +36,6 @@ def from_text(text: str) -> datetime:
         value = datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise InvalidValue("time", str(error)) from error
+    if value.tzinfo is UTC:  # as `to_text` wrote it
+        return value
     return checked_time(value, "time")

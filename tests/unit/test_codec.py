@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from datetime import UTC, datetime
 
 import attrs
@@ -16,6 +17,7 @@ from bamboo_sessions.codec import (
     diff_head,
     encode_head,
     patch_head,
+    patch_in_place,
     patch_json,
     patch_state,
     split_messages,
@@ -67,12 +69,20 @@ def test_a_new_field_of_the_head_is_stored_without_being_named_here():
     """Each field of the class changes what is stored: a field that the codec forgot would be lost at a reload."""
     values = {int: 7, bool: True, str: "x"}
     for field in attrs.fields(Head):
-        if field.name in ("id", "birth", "created_at", "updated_at", "tags", "questions", "closed_questions", "metadata", "extra"):
+        if field.name in ("id", "birth", "created_at", "updated_at", "tags", "questions", "closed_questions", "metadata", "extra",
+                          "lost_revisions"):
             continue
         value = values.get(type(field.default), "x")
         head = head_of(**{field.name: value})
         assert stored(encode_head(head))[field.name] == value
         assert getattr(decode_head(stored(encode_head(head))), field.name) == value
+
+
+def test_lost_revisions_are_pairs_as_stored_and_as_read():
+    """Whether they are compared or written, they are the same."""
+    head = head_of(lost_revisions=((3, 5), (9, 9)))
+    assert stored(encode_head(head))["lost_revisions"] == [[3, 5], [9, 9]]
+    assert decode_head(stored(encode_head(head))) == head
 
 
 @pytest.mark.parametrize("name", ["zeta", "extra", "messages", "set", "unset", "in", "$json", ""])
@@ -144,6 +154,23 @@ def test_the_order_of_questions_and_of_closed_tokens_is_part_of_the_state():
             assert (change == {}) == (old is new)
 
 
+def test_a_head_of_ones_own_is_patched_in_place_like_any_other():
+    """Every change between heads that differ in all there is, sections that empty included; and the change stays as it is."""
+    session = full()
+    heads = [session._state().head, head_of(), head_of(metadata={"b": b"1"}, closed_questions=("x",), extra={"new": b"[]"})]
+    session.clear_pending_question()
+    session.metadata.pop("z")
+    heads.append(session._state().head)
+    for old in heads:
+        for new in heads:
+            change, made = stored(diff_head(old, new)), stored(encode_head(old))
+            kept = json.dumps(change)
+            patch_in_place(made, change)
+            assert made == patch_json(stored(encode_head(old)), change) == encode_head(new)
+            assert json.dumps(change) == kept
+            assert patch_head(old, change, new.revision) == new
+
+
 def test_values_that_orjson_would_change_survive_a_change_of_another_key():
     """A change is applied to stored JSON without touching what it does not name."""
     session = full()
@@ -180,3 +207,19 @@ def test_messages_split_into_what_is_kept_and_what_comes_behind(old, new, keep):
     for sequence in (after, shared):
         kept, added = split_messages(before, sequence)
         assert (kept, [m.id for m in added]) == (keep, list(new[keep:]))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Session.new("s", metadata={str(number): number for number in range(20)})._settled(),
+    lambda: decode_head(encode_head(Session.new("s", metadata={str(number): number for number in range(20)})._settled())),
+    lambda: decode_head({**encode_head(Session.new("s")._head), **{f"newer {number}": number for number in range(20)}}),
+], ids=["given", "read", "newer"])
+def test_a_head_keeps_no_more_than_it_says(make):
+    """Twenty numbers take a few kilobytes; with the encoder's spare room behind each they would take eighty."""
+    make()
+    tracemalloc.start()
+    try:
+        kept = [make() for _ in range(50)]
+        assert tracemalloc.get_traced_memory()[0] / len(kept) < 8_000
+    finally:
+        tracemalloc.stop()

@@ -73,6 +73,7 @@ def test_it_has_the_three_powers(store):
     assert isinstance(store, UsageLog)
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_what_is_committed_is_read(store):
     """Messages come back byte for byte and in order, the head patched, the operations listed."""
     store.commit(first("a", message(0), message(1), title="t"))
@@ -162,6 +163,7 @@ def test_a_line_break_in_a_message_is_refused(store):
     assert store.read("a").head["revision"] == 1
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_unusual_line_breaks_inside_a_message_are_text(store):
     """U+2028, U+0085 and a form feed end no line."""
     odd = json.dumps("a\u2028b\u0085c\x1cd\x0ce", ensure_ascii=False).replace("\\u001c", "\x1c").encode()
@@ -456,6 +458,7 @@ def test_opening_sweeps_what_a_crash_left(tmp_path):
 # -- listing -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_heads_tell_every_session_and_its_length(store):
     """Heads are those of the records; the count of messages follows keeps and additions."""
     for number in range(20):
@@ -483,6 +486,18 @@ def test_a_second_listing_costs_one_stat_a_session(tmp_path):
     assert {head.get("title") for head, _ in store.heads()} == {None, "t"}
 
 
+def test_a_listing_forgets_who_is_gone(store):
+    """P12: heads of sessions that were deleted, by this object or by another one, are not kept beyond the next listing."""
+    for number in range(6):
+        store.commit(first(str(number), message(0)))
+    assert len(list(store.heads())) == 6
+    store.delete_record("0")
+    JsonFileStorage(store.root).delete_record("1")
+    assert {head["id"] for head, _ in store.heads()} == {"2", "3", "4", "5"}
+    assert sum(map(len, store._listing._kept.values())) == 4
+
+
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_one_bad_session_hides_no_other(store):
     """A damaged session and a stray file are left out of the listing, which goes on."""
     for name in ("a", "b", "c"):
@@ -572,6 +587,7 @@ def test_a_shared_mode_survives_the_umask(tmp_path):
     assert stat.S_IMODE(os.stat(store.root).st_mode) == 0o770
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 @pytest.mark.parametrize(("text", "error"), [
     ('{"format":2,"store_id":"x"}', UnsupportedFormat), ('{"format":1}', StorageError), ("", StorageError),
     ("nonsense", StorageError), ('{"format":1,"store_id":7}', StorageError)])
@@ -633,6 +649,7 @@ def test_ids_that_name_nothing_are_refused(store, bad):
             call(bad)
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_another_session_in_the_folder_is_not_handed_out(store):
     """The id inside is compared with the id that was asked for."""
     grown(store, "a", 2)
@@ -645,6 +662,7 @@ def test_another_session_in_the_folder_is_not_handed_out(store):
 # -- links and rights --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 @pytest.mark.parametrize("what", ["folder", "shard", "journal", "snapshot"])
 def test_symbolic_links_are_not_followed(store, tmp_path, what):
     """A link inside the store is an error, for readers and writers; what it points to is not touched."""
@@ -723,6 +741,7 @@ def test_locks_leave_nothing_behind(tmp_path, portable):
     assert len(store._outer) == len(store._busy) == len(store._held) == 0
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 @pytest.mark.parametrize("portable", [False, True])
 def test_threads_that_do_not_lock_conflict_or_follow(tmp_path, portable):
     """Eight threads commit without `lock`, each retrying on a conflict: every acknowledged change is there."""

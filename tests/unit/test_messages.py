@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from copy import copy, deepcopy
 from pickle import dumps, loads
 from threading import Barrier, Thread
@@ -16,10 +17,16 @@ def some(n, prefix="m"):
     return [Message.user(f"{prefix}{i}", id=f"{prefix}{i}") for i in range(n)]
 
 
+def lines_of(messages):
+    return [message.line for message in messages]
+
+
 def both_kinds():
-    """The same ten messages: all committed, all in the tail, and some of each."""
+    """The same ten messages: all committed, all in the tail, some of each, and not made yet."""
     ten = some(10)
-    return ten, [Messages.of(ten), Messages.of(()).appended(*ten), Messages.of(ten[:6]).appended(*ten[6:]),
+    half = Messages.of_lines(lines_of(ten))
+    assert half[4:7] == ten[4:7]
+    return ten, [Messages.of_lines(lines_of(ten)), Messages.of_lines(lines_of(ten[:6])).appended(*ten[6:]), half, Messages.of(ten), Messages.of(()).appended(*ten), Messages.of(ten[:6]).appended(*ten[6:]),
                  Messages.of([*ten[:4], *some(3, "x")]).kept(4).appended(*ten[4:])]
 
 
@@ -160,7 +167,7 @@ def test_a_commit_that_another_one_overtook_gets_a_list_of_its_own():
 def test_what_is_said_to_be_shared_is_equal():
     """Over random growth of many copies: no claim of sharing that the messages do not bear out, and each copy intact."""
     dice = random.Random(7)
-    made = [(Messages.of(some(4)), [m.id for m in some(4)])]
+    made = [(make, [m.id for m in some(4)]) for make in (Messages.of(some(4)), Messages.of_lines(lines_of(some(4))))]
     for step in range(400):
         messages, ids = dice.choice(made)
         new = some(dice.randrange(3), f"s{step}-")
@@ -195,3 +202,88 @@ def test_it_pickles_and_stays_usable():
     assert (start2, longer2) == (start, longer)
     assert longer2.shared_with(start2) == 5
     assert [m.id for m in start2.appended(*some(1, "v"))][-2:] == ["t1", "v0"]
+
+
+# -- messages that nobody looked at yet ----------------------------------------------------------------------------
+
+
+def test_a_message_is_made_when_it_is_looked_at_and_not_before(monkeypatch):
+    """Loading, copying, appending, committing and counting make none; one look makes one."""
+    made, from_line = [], Message.from_line
+    monkeypatch.setattr(Message, "from_line", lambda line: made.append(line) or from_line(line))
+    ten = some(10)
+    messages = Messages.of_lines(lines_of(ten))
+    longer = copy(messages).appended(*some(2, "t")).kept(11)
+    committed = messages.committed(10, some(1, "u"))
+    assert (len(messages), len(longer), len(committed), messages.shared_with(longer)) == (10, 11, 11, 10)
+    assert committed.same_as(messages.committed(10, some(1, "u")))
+    assert made == []
+    assert committed[-1].id == "u0"
+    assert made == []
+    assert longer[-2] == ten[9]
+    assert made == [ten[9].line]
+    assert messages[2:4] == ten[2:4]
+    assert list(messages) == ten
+    assert sorted(made) == sorted(lines_of(ten))
+
+
+def test_everybody_gets_the_same_message_whichever_way_it_is_asked_for():
+    """By index, slice, iteration, id, and through any copy: one object a place, as merges take for granted."""
+    messages = Messages.of_lines(lines_of(some(12)))
+    assert Messages.of_lines(lines_of(some(12))).index_of("m3") == 3
+    ways = [messages[3], messages[3:4][0], messages[-9], messages[3:0:-1][0], messages.kept(5)[3], list(messages)[3],
+            messages[messages.index_of("m3")], messages.appended(*some(1, "t"))[3], messages.committed(12, some(1, "u"))[3],
+            next(m for m in messages if m.id == "m3")]
+    assert all(message is ways[0] for message in ways)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda messages: [messages[i] for i in range(len(messages))],
+    lambda messages: [messages[i] for i in range(len(messages) - 1, -1, -1)][::-1],
+    lambda messages: [m for i in range(0, len(messages), 50) for m in messages[i : i + 50]],
+    list,
+])
+def test_threads_that_look_at_once_get_the_same_messages(ask, monkeypatch):
+    """Two that ask for one line at the same moment: only one of them makes the message."""
+    from_line = Message.from_line
+
+    def slow(line):
+        time.sleep(0)  # lets another thread go on exactly where two could make one each
+        return from_line(line)
+
+    messages, barrier, seen = Messages.of_lines(lines_of(some(400))), Barrier(4), []
+    monkeypatch.setattr(Message, "from_line", slow)
+
+    def reader(way):
+        barrier.wait()
+        seen.append(way(messages))
+
+    threads = [Thread(target=reader, args=(way,)) for way in (ask, ask, list, ask)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [m.id for m in seen[0]] == [f"m{i}" for i in range(400)]
+    assert all(a is b for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
+
+
+def test_a_commit_finds_its_messages_in_place_also_where_they_are_still_lines():
+    """The same ones are shared, others get a list of their own, and the longer copy stays what it is."""
+    whole = Messages.of_lines(lines_of(some(5)))
+    start = whole.kept(3)
+    same, other = start.committed(3, some(5)[3:]), start.committed(3, some(2, "x"))
+    assert same.shared_with(whole) == 5
+    assert other.shared_with(whole) == 0
+    assert [m.id for m in other] == ["m0", "m1", "m2", "x0", "x1"]
+    assert [m.id for m in whole] == ["m0", "m1", "m2", "m3", "m4"]
+
+
+def test_messages_that_nobody_looked_at_pickle():
+    """All of them, or some."""
+    for looked in ([], [4], [0, 2], [3, 4]):
+        messages = Messages.of_lines(lines_of(some(5)))
+        for i in looked:
+            messages[i]
+        again = loads(dumps(messages))
+        assert [again[i].id for i in (4, 0)] == ["m4", "m0"]
+        assert again == some(5)

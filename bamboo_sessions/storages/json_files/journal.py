@@ -7,19 +7,24 @@ The first line says which snapshot the journal follows: the generation goes up b
 checksum of the line before, so that a line which was valid somewhere else, or follows lines that were undone, is
 recognised. `add` stands last and `size` tells the lengths of its elements: messages are cut out as bytes, never
 decoded.
+
+Reading takes runs of lines: what stands in front of the messages is parsed for all of a run in one call. A run that is
+not as usual in any respect is read line by line, which alone says what is wrong and where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from typing import Any, Final
+from zlib import crc32
 
 import attrs
 import orjson
 
 from bamboo_sessions.errors import InvalidValue, UnsupportedFormat
 from bamboo_sessions.storages.json_files import lines
-from bamboo_sessions.storages.protocol import Change
+from bamboo_sessions.storages.protocol import Change, HeadChange
 
 FORMAT: Final = 1
 HEADER_AT_MOST: Final = 1024
@@ -38,11 +43,15 @@ class Header:
     """Where the next line begins."""
 
 
+Step = tuple[int, str, int, tuple[bytes, ...], HeadChange]
+"""The fields of a `Change`, in order: an object of each line would cost a third of reading it."""
+
+
 @attrs.define(slots=True)
 class Scan:
     """What a stretch of a journal says, up to its end or to the first line that is not whole."""
 
-    changes: list[Change]
+    steps: list[Step]
     crc: int
     """Checksum of the last good line."""
     start: int
@@ -55,6 +64,11 @@ class Scan:
     """What is wrong at `end`, where anything stands there."""
     fatal: bool = False
     """Something valid stands behind the damage: it is no torn tail."""
+
+    @property
+    def changes(self) -> list[Change]:
+        """The steps as objects."""
+        return [Change(*step) for step in self.steps]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -96,20 +110,89 @@ def read_header(data: bytes, path: str) -> Header:
     return Header(fields["birth"], fields["generation"], fields["revision"], crc, end + 1)
 
 
-def scan(data: bytes, offset: int, crc: int, start: int, revision: int, count: int) -> Scan:
-    """The changes in `data`, which stands at `offset` in the file, behind a last line with this checksum and start."""
+def scan(data: bytes, offset: int, crc: int, start: int, revision: int, count: int, begin: int = 0) -> Scan:
+    """The changes in `data` from `begin` on, a place that is `offset` in the file, behind a last line with this checksum
+    and start."""
     found = Scan([], crc, start, offset, count)
-    position = 0
-    while position < len(data):
+    for run in _runs(data, begin):
+        if not _read_run(run, found, revision):
+            _read_lines(data, begin - offset, found, revision)
+            break
+        revision = found.steps[-1][0]
+    return found
+
+
+def _runs(data: bytes, begin: int) -> Iterable[list[bytes]]:
+    """Lists of lines, with their line breaks; the last one may lack it."""
+    if data.find(b"\n", begin) == len(data) - 1 > begin:
+        return ([data[begin:]],)  # the single line of an ordinary turn
+    source = BytesIO(data)
+    source.seek(begin)
+    return iter(lambda: source.readlines(_RUN), [])
+
+
+_RUN: Final = 256 * 1024
+"""Bytes of a run: its lines are looked at several times while they are in the processor's cache."""
+_PREV: Final = len(b'"prev":"01234567",')
+_SIZE: Final = b',"size":['
+_ADD: Final = b',"add":['
+_END: Final = b"]}"
+_START: Final = b'{"crc":"%08x","prev":"%08x",'
+_FRONT: Final = lines.BODY + _PREV
+"""Where that begins in a line which no other line and no checksum determines."""
+
+
+def _read_run(run: list[bytes], found: Scan, revision: int) -> bool:
+    """Append the changes of whole lines that are all as usual; False, and nothing done, where any is not."""
+    if not run[-1].endswith(b"\n"):
+        return False
+    crc, fronts = found.crc, []
+    for line in run:
+        prev, crc = crc, crc32(line[lines.BODY : -1])
+        if not line.startswith(_START % (crc, prev)):
+            return False
+        fronts.append(line[_FRONT : line.find(_ADD)])  # a head may contain the text as well: then this is no JSON
+    try:
+        steps, count = _steps(run, fronts, orjson.loads(b"[{%b}]" % b"},{".join(fronts)), revision, found.count)
+    except (ValueError, KeyError, TypeError):
+        return False
+    found.steps += steps
+    found.crc, found.count = crc, count
+    found.end += sum(map(len, run))
+    found.start = found.end - len(run[-1])
+    return True
+
+
+def _steps(run: list[bytes], fronts: list[bytes], parsed: list[dict[str, Any]], revision: int, count: int
+           ) -> tuple[list[Step], int]:
+    """(steps, messages after them) of lines whose fronts are parsed; raises ValueError where one does not fit."""
+    steps: list[Step] = []
+    for line, front, fields in zip(run, fronts, parsed, strict=True):
+        rev, keep, sizes = fields["rev"], fields["keep"], fields["size"]
+        begin = _FRONT + len(front) + len(_ADD)
+        if len(sizes) == 1:
+            end = begin + sizes[0]
+            added: tuple[bytes, ...] = (line[begin:end],)
+        else:
+            end = begin + sum(sizes) + max(0, len(sizes) - 1)
+            added = _cut(line, begin, sizes)
+        if end + len(_END) + 1 != len(line) or rev <= revision or not 0 <= keep <= count:
+            raise ValueError("the line does not fit itself or the state before it")
+        revision, count = rev, keep + len(added)
+        steps.append((rev, fields["op"], keep, added, fields["head"]))
+    return steps, count
+
+
+def _read_lines(data: bytes, shift: int, found: Scan, revision: int) -> None:
+    """The same for any lines, one by one: up to the first that is not good, and what is wrong with that."""
+    while (position := found.end + shift) < len(data):
         end = data.find(b"\n", position)
         found.damage = "the line is not finished" if end < 0 else _read_line(data[position:end], found, revision)
         if found.damage:
             found.fatal = lines.has_valid_line(data, position)
             break
-        revision = found.changes[-1].revision
-        found.start, found.end = offset + position, offset + end + 1
-        position = end + 1
-    return found
+        revision = found.steps[-1][0]
+        found.start, found.end = found.end, end + 1 - shift
 
 
 def _read_line(line: bytes, found: Scan, revision: int) -> str:
@@ -117,41 +200,32 @@ def _read_line(line: bytes, found: Scan, revision: int) -> str:
     crc = lines.checksum(line)
     if crc < 0:
         return "the line does not agree with its checksum"
-    if line[lines.BODY : lines.BODY + _PREV] != b'"prev":"%08x",' % found.crc:
+    if line[lines.BODY : _FRONT] != b'"prev":"%08x",' % found.crc:
         return "the line does not follow the one before it"
     try:
-        change = parse_change(line)
+        step = _parsed(line)
+        fits = step[0] > revision and 0 <= step[2] <= found.count
     except (ValueError, KeyError, TypeError):
         return "the line is no change"
-    if change.revision <= revision or not 0 <= change.keep <= found.count:
+    if not fits:
         return "the line does not fit the state before it"
-    found.changes.append(change)
-    found.crc, found.count = crc, change.keep + len(change.add)
+    found.steps.append(step)
+    found.crc, found.count = crc, step[2] + len(step[3])
     return ""
 
 
-_PREV: Final = len(b'"prev":"01234567",')
-_SIZE: Final = b',"size":['
-_ADD: Final = b',"add":['
-
-
-def parse_change(line: bytes) -> Change:
+def _parsed(line: bytes) -> Step:
     """The change of a line whose checksum was found good; its messages are slices."""
     # Before the head there is only the operation id that somebody else chose, and a string cannot contain this text
     # unescaped; inside the head it may well come again.
-    sizes = _sizes(line)
-    added = len(line) - len(b"]}") - sum(sizes) - max(0, len(sizes) - 1)
-    body_end = added - len(_ADD)
-    if line[body_end:added] != _ADD:
-        raise ValueError("the sizes do not fit")
-    fields: dict[str, Any] = orjson.loads(b"{%b}" % line[lines.BODY : body_end])
-    return Change(fields["rev"], fields["op"], fields["keep"], _cut(line, added, sizes), fields["head"])
-
-
-def _sizes(line: bytes) -> list[int]:
     begin = line.index(_SIZE) + len(_SIZE) - 1
     sizes: list[int] = orjson.loads(line[begin : line.index(b"]", begin) + 1])
-    return sizes
+    added = len(line) - len(_END) - sum(sizes) - max(0, len(sizes) - 1)
+    end = added - len(_ADD)
+    if line[end:added] != _ADD:
+        raise ValueError("the sizes do not fit")
+    fields: dict[str, Any] = orjson.loads(b"{%b}" % line[lines.BODY : end])
+    return fields["rev"], fields["op"], fields["keep"], _cut(line, added, sizes), fields["head"]
 
 
 def _cut(line: bytes, position: int, sizes: Sequence[int]) -> tuple[bytes, ...]:

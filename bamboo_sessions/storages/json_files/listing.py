@@ -1,8 +1,8 @@
 """Listing: every session's head, at one `stat` a session where nothing changed.
 
 A first listing reads of each session the snapshot's first line and the journal, and decodes no message. Heads are kept
-as encoded JSON beside their stamps, some hundred bytes each; the table is bounded, and a session that does not fit is
-merely read again.
+as encoded JSON beside their stamps, some hundred bytes each, as long as their session is there; the table is bounded,
+and a session that does not fit is merely read again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from bamboo_sessions.storages.json_files.stamp import Stamp, still
 from bamboo_sessions.storages.protocol import Head
 
 KEPT: Final = 200_000
+SHARDS: Final = 256
+"""Ids spread evenly over them, so each may keep its share."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,16 +42,26 @@ class Listing:
 
     def __init__(self, files: Files, layout: Layout, reader: Reader) -> None:
         self._files, self._layout, self._reader = files, layout, reader
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, dict[str, _Kept]] = {}  # by shard, then by name
 
     def heads(self) -> Iterator[tuple[Head, int]]:
         """Only a store that cannot be listed raises; a session that cannot be read is logged and left out."""
         for shard in sorted(self._files.listdir(self._layout.sessions)):
             folder = os.path.join(self._layout.sessions, shard)
-            for name in self._names(folder):
-                found = self._one(os.path.join(folder, name))
+            names = self._names(folder)
+            kept = self._of_those(shard, names)
+            for name in names:
+                found = self._one(kept, folder, name)
                 if found is not None:
                     yield found
+
+    def _of_those(self, shard: str, names: list[str]) -> dict[str, _Kept]:
+        """What is kept of a shard, in a new dict where some are gone: an old one would keep their places."""
+        kept, there = self._kept.setdefault(shard, {}), set(names)
+        if kept.keys() <= there:
+            return kept
+        made = self._kept[shard] = {name: known for name, known in list(kept.items()) if name in there}
+        return made
 
     def _names(self, shard: str) -> list[str]:
         """No session's name has a dot: what has one is a file of the shard itself."""
@@ -60,27 +72,23 @@ class Listing:
         except FileNotFoundError:
             return []
 
-    def _one(self, folder: str) -> tuple[Head, int] | None:
-        kept = self._kept.get(folder)
+    def _one(self, kept: dict[str, _Kept], shard: str, name: str) -> tuple[Head, int] | None:
+        known = kept.get(name)
         try:
-            if kept is not None and kept.stamp.trusted and still(kept.stamp, self._files.stat(kept.stamp.path)):
-                return orjson.loads(kept.head), kept.count
-            return self._read(folder)
+            if known is not None and known.stamp.trusted and still(known.stamp, self._files.stat(known.stamp.path)):
+                return orjson.loads(known.head), known.count
+            listed = self._reader.listed(_place(os.path.join(shard, name)))
         except FileNotFoundError:
-            self._kept.pop(folder, None)
-            return None
+            listed = None
         except (Damaged, StorageError, OSError) as error:
-            self._kept.pop(folder, None)
-            _log.warning("session left out of the listing", path=folder, error=str(error))
-            return None
-
-    def _read(self, folder: str) -> tuple[Head, int] | None:
-        listed = self._reader.listed(_place(folder))
+            _log.warning("session left out of the listing", path=os.path.join(shard, name), error=str(error))
+            listed = None
         if listed is None:
-            self._kept.pop(folder, None)
+            kept.pop(name, None)
             return None
-        if folder in self._kept or len(self._kept) < KEPT:
-            self._kept[folder] = _Kept(listed.stamp, orjson.dumps(listed.head), listed.count)
+        if known is not None or len(kept) < KEPT // SHARDS:
+            encoded = bytes(memoryview(orjson.dumps(listed.head)))  # a copy: the original keeps a buffer of kilobytes
+            kept[name] = _Kept(listed.stamp, encoded, listed.count)
         return listed.head, listed.count
 
 

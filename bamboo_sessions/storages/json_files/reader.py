@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import attrs
 
 from bamboo_sessions._files import READ, Files
-from bamboo_sessions.codec import patch_json
+from bamboo_sessions.codec import patch_in_place
 from bamboo_sessions.storages.json_files import journal, lines, snapshot
 from bamboo_sessions.storages.json_files.layout import Layout, Place, encode_id
 from bamboo_sessions.storages.json_files.stamp import Stamp, is_settled, mark_of
@@ -121,13 +121,13 @@ class Reader:
         except snapshot.Damage as damage:
             raise Damaged(place.snapshot, damage.offset, damage.reason, _up_to(damage)) from damage
         _check_id(place, snap.head)
-        count, revision = len(snap.messages), snap.head["revision"]
-        found = _follow(place, read, snap.head, snap.generation, count, revision)
-        record = _applied(snap, found.changes)
+        found = _follow(place, read, snap.head, snap.generation, len(snap.messages), snap.head["revision"])
+        messages, ops = _grown(snap, found.steps)
+        head = _patched(snap.head, found.steps)
         if found.fatal:
-            raise Damaged(place.journal, found.end, found.damage, attrs.evolve(record, stamp=None))
+            raise Damaged(place.journal, found.end, found.damage, Record(head, messages, ops, None))
         ahead = snap.generation != read.header.generation
-        return attrs.evolve(record, stamp=self._stamp(place, read, record.head, record.ops[-1], found, snap_stat, ahead))
+        return Record(head, messages, ops, self._stamp(place, read, head, ops[-1], found, snap_stat, ahead))
 
     def _listed_once(self, place: Place) -> Listed:
         read, snap_stat, snap_data = self._both(place, self._first_line)
@@ -139,9 +139,9 @@ class Reader:
         found = _follow(place, read, top.head, top.generation, top.count, top.head["revision"])
         if found.fatal:
             raise Damaged(place.journal, found.end, found.damage)
-        head = _patched(top.head, found.changes)
+        head = _patched(top.head, found.steps)
         ahead = top.generation != read.header.generation
-        op = found.changes[-1].op if found.changes else ""
+        op = found.steps[-1][1] if found.steps else ""
         return Listed(head, found.count, self._stamp(place, read, head, op, found, snap_stat, ahead))
 
     def _both(self, place: Place, read_snapshot: Callable[[int, os.stat_result], bytes]
@@ -198,36 +198,37 @@ class Reader:
 
     # -- what is new ---------------------------------------------------------------------------------------------
 
-    def since(self, known: Stamp) -> Delta | None:
+    def since(self, known: Stamp, stat: os.stat_result | None = None) -> Delta | None:
         """What the journal says behind the line that `known` names; None where that line is no longer there.
 
-        The known last line is read again and compared by checksum. It is chained to the journal's first line, so it is
-        not found in another journal that was given the same inode number.
+        A line that follows names the checksum of the line before it, and that one is chained to the journal's first
+        line: so it is found neither in another journal that was given the same inode number, nor behind a line that took
+        an undone one's place. Where nothing follows, the known line itself is read again.
+
+        `stat`: what the caller just saw under the journal's name. Whatever took the name since, only this journal has
+        such a line; and what is older than the bytes cannot hide a later change.
         """
         fd = self._files.open(known.path, READ)
         try:
-            stat = self._files.fstat(fd)
+            stat = stat or self._files.fstat(fd)
             if stat.st_ino != known.ino or stat.st_size < known.end:
                 return None
-            data = self._files.read_at(fd, stat.st_size - known.start, known.start)
+            data = self._files.read_at(fd, stat.st_size - known.end, known.end)
+            found = journal.scan(data, known.end, known.crc, known.start, known.revision, known.count)
+            if found.fatal or not (found.steps or self._ends_in(fd, known)):
+                return None
         finally:
             self._files.close(fd)
-        return self._delta(known, stat, data)
-
-    def _delta(self, known: Stamp, stat: os.stat_result, data: bytes) -> Delta | None:
-        length = known.end - known.start
-        if len(data) < length or lines.checksum(data[: length - 1]) != known.crc or data[length - 1] != ord("\n"):
-            return None
-        found = journal.scan(data[length:], known.end, known.crc, known.start, known.revision, known.count)
-        if found.fatal:
-            return None
         return Delta(tuple(found.changes), self._moved_on(known, stat, found))
 
+    def _ends_in(self, fd: int, known: Stamp) -> bool:
+        line = self._files.read_at(fd, known.end - known.start, known.start)
+        return lines.checksum(line[:-1]) == known.crc and line.endswith(b"\n")
+
     def _moved_on(self, known: Stamp, stat: os.stat_result, found: journal.Scan) -> Stamp:
-        revision, op = (found.changes[-1].revision, found.changes[-1].op) if found.changes else (known.revision, known.op)
-        birth = known.birth
-        for change in found.changes:
-            birth = born(change, birth)
+        revision, op, birth = known.revision, known.op, known.birth
+        for revision, op, _, _, change in found.steps:  # noqa: B007 - the last ones count
+            birth = change.get("set", {}).get("birth", birth)
         trusted = is_settled(stat, self._files.wall_ns())
         return Stamp(known.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, trusted, birth,
                      known.generation, revision, op, found.count, found.crc, found.start, found.end, known.base,
@@ -245,7 +246,7 @@ def _follow(place: Place, read: _Journal, head: Head, generation: int, count: in
     if generation != header.generation:
         # A journal of the generation before: nothing in it is new, and nothing is ever appended to it.
         return journal.Scan([], header.crc, 0, header.end, count)
-    return journal.scan(read.data[header.end :], header.end, header.crc, 0, revision, count)
+    return journal.scan(read.data, header.end, header.crc, 0, revision, count, header.end)
 
 
 def _check_id(place: Place, head: Head) -> None:
@@ -261,20 +262,22 @@ def born(change: Change, birth: str) -> str:
     return made
 
 
-def _patched(head: Head, changes: list[Change]) -> Head:
-    for change in changes:
-        head = patch_json(head, change.head)
-        head["revision"] = change.revision
+def _patched(head: Head, steps: list[journal.Step]) -> Head:
+    """The head after these steps; it was decoded for this reading, so it is changed in place."""
+    for step in steps:
+        patch_in_place(head, step[4])
+    if steps:
+        head["revision"] = steps[-1][0]
     return head
 
 
-def _applied(snap: snapshot.Snapshot, changes: list[Change]) -> Record:
-    messages, ops = snap.messages, list(snap.ops)
-    for change in changes:
-        del messages[change.keep :]
-        messages.extend(change.add)
-        ops.append(change.op)
-    return Record(_patched(snap.head, changes), messages, tuple(ops[-OPS_KEPT:]), None)
+def _grown(snap: snapshot.Snapshot, steps: list[journal.Step]) -> tuple[list[bytes], tuple[str, ...]]:
+    """(messages, operation ids) after these steps."""
+    messages = snap.messages
+    for _, _, keep, added, _ in steps:
+        del messages[keep:]
+        messages += added
+    return messages, (*snap.ops, *(step[1] for step in steps[-OPS_KEPT:]))[-OPS_KEPT:]
 
 
 def _up_to(damage: snapshot.Damage) -> Record | None:

@@ -8,14 +8,16 @@
     "ops":["…"],"lines":"0f1e2d3c9a8b7c6d","sum":"…"}
 
 The first line carries its own checksum and is enough for a listing. Messages stand as they were given: they never
-contain a line break, so `,\\n` cannot occur inside one, and reading an intact file costs one checksum over all and one
-split. `lines` holds a checksum for each message, looked at only when the sum over all is wrong, to tell where.
+contain a line break, so reading an intact file costs one checksum over all and one cut at line breaks. `lines` holds
+what that checksum is at the end of each message; it is looked at only when the sum is wrong, to tell where.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from io import BytesIO
+from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
@@ -28,6 +30,7 @@ from bamboo_sessions.storages.protocol import Head
 
 FORMAT: Final = 1
 _OPEN: Final = b'"messages":[\n'
+_NEXT: Final = b",\n"
 _SHUT: Final = b"],\n"
 _SUM: Final = len(b'"sum":"01234567"}\n')
 
@@ -65,16 +68,19 @@ class Damage(Exception):
 
 
 def encode(head: Head, messages: Sequence[bytes], ops: Sequence[str], generation: int) -> bytes:
-    top = _top_line(head, len(messages), generation)
-    body = b",\n".join(messages)
-    if body.count(b"\n") != max(0, len(messages) - 1):
-        raise ValueError("an encoded message contains a line break")
-    last = _last_line(messages, ops)
-    parts = [top, _OPEN, body, b"\n" if messages else b"", _SHUT, last]
-    total = 0
-    for part in parts:
-        total = crc32(part, total)
-    return b"".join([*parts, b'"sum":"%08x"}\n' % total])
+    parts = [_top_line(head, len(messages), generation), _OPEN]
+    total = crc32(_OPEN, crc32(parts[0]))
+    sums = []
+    between = b""
+    for message in messages:
+        if b"\n" in message:
+            raise ValueError("an encoded message contains a line break")
+        total = crc32(message, crc32(between, total))
+        sums.append(total)
+        parts += (between, message)
+        between = _NEXT
+    end = (b"\n" if messages else b"") + _SHUT + _last_line(sums, ops)
+    return b"".join([*parts, end, b'"sum":"%08x"}\n' % crc32(end, total)])
 
 
 def _top_line(head: Head, count: int, generation: int) -> bytes:
@@ -85,9 +91,9 @@ def _top_line(head: Head, count: int, generation: int) -> bytes:
     return lines.sealed(fields[1:-1] + b",")[0]
 
 
-def _last_line(messages: Sequence[bytes], ops: Sequence[str]) -> bytes:
-    sums = b"".join([b"%08x" % crc32(message) for message in messages])
-    return b'"ops":%b,"lines":"%b",' % (orjson.dumps(list(ops)), sums)
+def _last_line(sums: list[int], ops: Sequence[str]) -> bytes:
+    told = (b"%08x" * len(sums)) % tuple(sums)
+    return b'"ops":%b,"lines":"%b",' % (orjson.dumps(list(ops)), told)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -120,13 +126,15 @@ def decode_top(data: bytes, path: str) -> Top:
 
 def _parts(data: bytes, top: Top) -> tuple[list[bytes], dict[str, Any]]:
     """(messages, last line) of a file whose sum is right."""
-    begin = top.end + len(_OPEN)
-    last = data.rfind(b"\n", 0, len(data) - 1) + 1
-    end = last - len(_SHUT) - (1 if top.count else 0)
-    messages = data[begin:end].split(b",\n") if top.count else []
-    if len(messages) != top.count or data[top.end : begin] != _OPEN:
+    rows = BytesIO(data)  # iterating looks for line breaks in C; `bytes.split` compares byte by byte, six times slower
+    rows.seek(top.end)
+    opening = rows.readline()
+    messages = [row[:-2] for row in islice(rows, max(top.count - 1, 0))]
+    if top.count:
+        messages.append(rows.readline()[:-1])  # no comma behind the last one
+    if opening != _OPEN or rows.readline() != _SHUT:
         raise ValueError("the number of messages is not the one that the first line tells")
-    return messages, orjson.loads(b"{" + data[last:])
+    return messages, orjson.loads(b"{" + rows.read())
 
 
 # -- damage ------------------------------------------------------------------------------------------------------
@@ -137,15 +145,16 @@ def _located(data: bytes, top: Top) -> Damage:
     begin = top.end + len(_OPEN)
     if data[top.end : begin] != _OPEN:
         return Damage(top.end, "the opening of the messages is damaged", Snapshot(top.head, [], (), top.generation, 0))
-    sums = _sums(data)
+    sums, total = _sums(data), crc32(data[:begin])
     good: list[bytes] = []
     for index in range(top.count):
         end = data.find(b"\n", begin)
         message = data[begin:end].removesuffix(b",") if end >= 0 else b""
-        if not _is_good(message, sums, index):
+        total = crc32(message, total)
+        if not _is_good(message, total, sums[8 * index : 8 * index + 8]):
             break
         good.append(message)
-        begin = end + 1
+        total, begin = crc32(_NEXT, total), end + 1
     where = "a message is damaged" if len(good) < top.count else "the end of the file is damaged"
     return Damage(begin, where, Snapshot(top.head, good, (), top.generation, 0))
 
@@ -155,11 +164,10 @@ def _sums(data: bytes) -> bytes:
     return found[1] if found else b""
 
 
-def _is_good(message: bytes, sums: bytes, index: int) -> bool:
-    """By its checksum where the last line still has one; else by being JSON, which is less."""
-    told = sums[8 * index : 8 * index + 8]
+def _is_good(message: bytes, total: int, told: bytes) -> bool:
+    """By the checksum up to here where the last line still tells it; else by being JSON, which is less."""
     if told:
-        return told == b"%08x" % crc32(message)
+        return told == b"%08x" % total
     try:
         orjson.loads(message)
     except ValueError:
