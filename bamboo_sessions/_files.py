@@ -88,8 +88,7 @@ class Files:
 
     # -- names ---------------------------------------------------------------------------------------------------
 
-    def stat(self, path: str) -> os.stat_result:
-        return os.lstat(path)
+    stat = staticmethod(os.lstat)  # without a call around it: it is nearly all of what an unchanged `load_merged` costs
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)

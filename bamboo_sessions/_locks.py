@@ -21,9 +21,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import lru_cache
 from time import sleep
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import filelock
 
@@ -187,21 +188,21 @@ class RangeLocks:
         _after_fork(self)
 
     def acquire(self, number: int, timeout: float) -> bool:
-        fd, gate, begun = self._opened(), _GATES + number, real_monotonic()
-        if not _set_range(fd, fcntl.F_WRLCK, gate) and not poll(lambda: _set_range(fd, fcntl.F_WRLCK, gate), timeout):
-            return False
+        fd, spell = self._opened(), _spelled(number)
+        if not _set_range(fd, spell.enter):
+            began = real_monotonic()
+            if not poll(lambda: _set_range(fd, spell.enter), timeout):
+                return False
+            timeout -= real_monotonic() - began
         try:
-            if _set_range(fd, fcntl.F_WRLCK, number):
-                return True
-            left = timeout - (real_monotonic() - begun)
             # One process at most waits here, so it may look often.
-            return poll(lambda: _set_range(fd, fcntl.F_WRLCK, number), left, longest=LAST_POLL / 10)
+            return _set_range(fd, spell.lock) or poll(lambda: _set_range(fd, spell.lock), timeout, longest=LAST_POLL / 10)
         finally:
-            _set_range(fd, fcntl.F_UNLCK, gate)
+            _set_range(fd, spell.leave)
 
     def release(self, number: int) -> None:
         if self._fd is not None:
-            _set_range(self._fd, fcntl.F_UNLCK, number)
+            _set_range(self._fd, _spelled(number).unlock)
 
     def close(self) -> None:
         with self._opening:
@@ -233,10 +234,29 @@ class RangeLocks:
             os.close(fd)
 
 
-def _set_range(fd: int, kind: int, number: int) -> bool:
+class _Spelled(NamedTuple):
+    """What is said to the kernel about one number, spelled once: four such calls are made with every save."""
+
+    enter: bytes
+    leave: bytes
+    lock: bytes
+    unlock: bytes
+
+
+@lru_cache(maxsize=1024)
+def _spelled(number: int) -> _Spelled:
     """struct flock: type, whence, start, length, and a process id that must be 0 for this kind of lock."""
+    def spell(kind: int, at: int) -> bytes:
+        return struct.pack("hhqqi", kind, os.SEEK_SET, at, 1, 0)
+
+    gate = _GATES + number
+    return _Spelled(spell(fcntl.F_WRLCK, gate), spell(fcntl.F_UNLCK, gate),
+                    spell(fcntl.F_WRLCK, number), spell(fcntl.F_UNLCK, number))
+
+
+def _set_range(fd: int, what: bytes) -> bool:
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, number, 1, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, what)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False

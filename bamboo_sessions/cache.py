@@ -34,9 +34,11 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import attrs
 
+from bamboo_sessions._frozen import frozen
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 
 V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
 
 _NEVER: Final = float("inf")
 _tick_of = attrgetter("tick")
@@ -61,25 +63,46 @@ class CacheEntry(Generic[V]):
     unsaved: str | None = None
 
 
+class Cached(Protocol[V_co]):
+    """What `change` shows of an entry; read it within `decide` only."""
+
+    @property
+    def value(self) -> V_co:
+        """The cached value itself, not a copy: never to be modified."""
+
+    @property
+    def unsaved(self) -> str | None:
+        """The owner's token where the value exists nowhere else."""
+
+
 @attrs.frozen
 class CacheStats:
-    """Counters since the cache was made; `size` includes expired entries that nobody has come across."""
+    """Counters since the cache was made, in entries and calls."""
 
     size: int
+    """Entries held, expired ones included that nobody has come across."""
     capacity: int
+    """`max_sessions` of the cache."""
     hits: int
     misses: int
     evictions: int
+    """Entries dropped for want of room."""
     expirations: int
+    """Entries dropped because their time was over."""
     unsaved: int
+    """Entries held that exist nowhere else."""
 
 
-@attrs.frozen
+@frozen(slots=True)
 class Put(Generic[V]):
-    """Verdict: cache this value. Without a token it exists elsewhere too, and may be evicted."""
+    """Verdict: cache this value. Without a token it exists elsewhere too, and may be evicted.
+
+    `given`: nobody else holds the value, so that the cache need not isolate itself from it.
+    """
 
     value: V
     unsaved: str | None = None
+    given: bool = False
 
 
 class Plain(Enum):
@@ -108,11 +131,13 @@ class _Entry(Generic[V]):
 
     __slots__ = ("cached_at", "copy", "deadline", "tick", "unsaved", "value")
 
-    def __init__(self, value: V, unsaved: str | None, deadline: float, cached_at: datetime) -> None:
-        self.value, self.copy = value, None
-        if (isolate := _isolate(value)) is not None:
-            self.value = isolate()
-            self.copy = _isolate(self.value)
+    def __init__(self, value: V, unsaved: str | None, deadline: float, cached_at: datetime,
+                 given: bool = False) -> None:
+        isolate = _isolate(value)
+        if isolate is not None and not given:
+            value = isolate()
+            isolate = _isolate(value)
+        self.value, self.copy = value, isolate
         self.unsaved, self.deadline, self.cached_at = unsaved, deadline, cached_at
         self.tick = -1
 
@@ -125,8 +150,10 @@ class _Entry(Generic[V]):
 
 def _isolate(value: V) -> Callable[[], V] | None:
     """How to copy the value. The type has the last word: a class, cached as a value, offers `snapshot` for others only."""
-    found = getattr(value, "snapshot", None)
-    return found if found is not None and callable(getattr(type(value), "snapshot", None)) else None
+    if callable(getattr(type(value), "snapshot", None)):
+        found: Callable[[], V] | None = getattr(value, "snapshot", None)
+        return found
+    return None
 
 
 class SessionCache(Generic[V]):
@@ -199,6 +226,17 @@ class SessionCache(Generic[V]):
         entry = self._visible(key)
         return None if entry is None else entry.shown(entry.copied())
 
+    def held(self, key: str) -> V | None:
+        """The cached value itself, to compare with and never to modify, or None; counts neither as use nor as access.
+
+        A reader that finds the same object again in `change` knows that nobody replaced or dropped it in between: for a
+        key that is cached that is as good as a ticket, and takes no lock.
+        """
+        entry = self._find(key)
+        if entry is None or (self._ttl is not None and _expired(entry, self._monotonic())):
+            return None
+        return entry.value
+
     def contains(self, key: str) -> bool:
         """Whether `get` would find it; counts neither as use nor as access."""
         return self._visible(key) is not None
@@ -244,7 +282,7 @@ class SessionCache(Generic[V]):
             self._void(key)
             _gone = self._place(key, entry)
 
-    def change(self, key: str, decide: Callable[[CacheEntry[V] | None], Verdict[V]]) -> V | None:
+    def change(self, key: str, decide: Callable[[Cached[V] | None], Verdict[V]]) -> V | None:
         """Compare and replace in one step: carry out the verdict, and answer with what is cached then, or None.
 
         `decide` is given the live entry, or an unsaved one of any age, with the value itself: it must not modify it. It
@@ -255,17 +293,17 @@ class SessionCache(Generic[V]):
         now, cached_at = self._now(), self._clock.now()
         with self._lock:
             entry, _gone = self._live(key, now)
-            verdict = decide(None if entry is None else entry.shown(entry.value))
-            if isinstance(verdict, Put):
-                made = _Entry(verdict.value, verdict.unsaved, self._deadline(now), cached_at)
-                _gone += self._place(key, made)
-                entry = made
+            verdict = decide(entry)
+            if type(verdict) is Put:
+                entry = _Entry(verdict.value, verdict.unsaved, self._deadline(now), cached_at, verdict.given)
+                _gone += self._place(key, entry)
             elif verdict is DROP:
                 entry = None
                 _gone += self._unlink(key)
             elif verdict is not KEEP:
                 raise TypeError(f"decide must give KEEP, DROP or Put(value), not {verdict!r}")
-            self._void(key)
+            if key in self._tickets:
+                self._void(key)
         return None if entry is None else entry.copied()
 
     def remove(self, key: str) -> bool:
@@ -304,6 +342,8 @@ class SessionCache(Generic[V]):
 
         It is named again when it is in the way again, perhaps soon: an owner whose save fails should leave off.
         """
+        if not self._overdue:  # one look without the lock: whoever is marked meanwhile is taken by the next call
+            return None
         with self._lock:
             key = next(iter(self._overdue), None)
             if key is not None:
@@ -369,7 +409,7 @@ class SessionCache(Generic[V]):
     def _live(self, key: str, now: float) -> tuple[_Entry[V] | None, list[_Entry[V]]]:
         """The entry, unless it has expired; then it leaves."""
         entry = self._entries.get(key)
-        if entry is None or not _expired(entry, now):
+        if entry is None or now < entry.deadline or entry.unsaved is not None:
             return entry, []
         self._expirations += 1
         return None, self._unlink(key)

@@ -7,21 +7,27 @@ names to both sides of a fork.
 from __future__ import annotations
 
 import os
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
+from typing import Final
 
 from bamboo_sessions.errors import InvalidSessionId
 
 MAX_ID_LENGTH = 512
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 def new_token() -> str:
     """Twelve URL-safe characters (72 random bits): message ids, operation ids, question tokens."""
-    return urlsafe_b64encode(os.urandom(9)).decode("ascii")
+    return _drawn(9)
 
 
 def new_birth() -> str:
     """Sixteen URL-safe characters (96 random bits): what tells a re-created session from its deleted predecessor."""
-    return urlsafe_b64encode(os.urandom(12)).decode("ascii")
+    return _drawn(12)
+
+
+def _drawn(size: int) -> str:
+    return b2a_base64(os.urandom(size), newline=False).translate(_URL_SAFE).decode("ascii")
 
 
 def check_session_id(session_id: object) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest, nsmallest
 from typing import Any, Final
 
@@ -52,8 +52,12 @@ class Filter:
         )
 
 
-def page(heads: Iterable[tuple[dict[str, Any], int]], limit: int, cursor: str | None, wanted: Filter) -> SessionPage:
-    """One page of at most `limit` summaries. Raises `InvalidValue` for a cursor that no list gave, or limit < 1."""
+def page(heads: Iterable[tuple[dict[str, Any], int]], limit: int, cursor: str | None, wanted: Filter,
+         leave_out: Callable[[str, Exception], object] = lambda _id, _error: None) -> SessionPage:
+    """One page of at most `limit` summaries. Raises `InvalidValue` for a cursor that no list gave, or limit < 1.
+
+    A head that no version writes must not hide the others: `leave_out` is told of it.
+    """
     if limit < 1:
         raise InvalidValue("limit", f"at least 1 is needed, not {limit}")
     low, high = (_ANYTHING, None) if cursor is None else _read(cursor)
@@ -67,8 +71,8 @@ def page(heads: Iterable[tuple[dict[str, Any], int]], limit: int, cursor: str | 
     low = taken[-1][0] if taken else low
     high = late[-1][0] if late else high
     more = len(older) > len(taken) or len(changed) > len(late)
-    items = sorted([*taken, *late], key=first, reverse=True)
-    return SessionPage(tuple(_summary(head, count) for _, head, count in items), _write(low, high) if more else None)
+    rows = sorted([*taken, *late], key=first, reverse=True)
+    return SessionPage(tuple(_summaries(rows, leave_out)), _write(low, high) if more else None)
 
 
 def _key(head: dict[str, Any]) -> Key:
@@ -96,6 +100,15 @@ _TAKEN: Final[tuple[str, ...]] = (
     "context_id", "parent_id",
 )
 _make: Callable[..., SessionSummary] = SessionSummary
+
+
+def _summaries(rows: Iterable[tuple[Key, dict[str, Any], int]], leave_out: Callable[[str, Exception], object]
+               ) -> Iterator[SessionSummary]:
+    for (_, session_id), head, count in rows:
+        try:
+            yield _summary(head, count)
+        except (AttributeError, KeyError, TypeError, ValueError, InvalidValue) as error:
+            leave_out(session_id, error)
 
 
 def _summary(head: dict[str, Any], count: int) -> SessionSummary:

@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
 from weakref import ref
 
@@ -27,16 +28,26 @@ from bamboo_sessions.errors import (
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.merge import merge
 from bamboo_sessions.models import Attempt, Base, Origin, SaveResult, Session, State
-from bamboo_sessions.models.state import changed
-from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_save, settled, was_applied, was_committed
+from bamboo_sessions.models.state import Head, changed
+from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_next, plan_save, settled, was_applied, was_committed
 from bamboo_sessions.storages.adapted import as_records
-from bamboo_sessions.storages.protocol import UNCHANGED, RecordStorage, Storage, has_locks, has_usage_log
-from bamboo_sessions.storages.records import as_committed, commit_of, follow
+from bamboo_sessions.storages.protocol import (
+    RecordStorage,
+    Storage,
+    has_current_stamps,
+    has_held_reads,
+    has_locks,
+    has_usage_log,
+)
+from bamboo_sessions.storages.records import Answer, as_committed, commit_of, follow, split
 
 _log = structlog.get_logger("bamboo_sessions")
 
 _TRIES: Final = 20
 """How often a save starts again where a storage without a lock let somebody else be first."""
+
+
+Read = Callable[[str, object], Answer]
 
 
 class Publisher(Protocol):
@@ -74,6 +85,10 @@ class LockedSessionStore:
         self.storage = storage
         self.records = as_records(storage)
         self._clock = clock
+        self.is_current: Callable[[object], bool] = (
+            self.records.is_current if has_current_stamps(self.records) else _never_known)
+        """Whether a stamp is still its session's, at a glance; False: it takes a `look`."""
+        self._read_held = self.records.read_held if has_held_reads(self.records) else self.records.read
         across = self.records.lock if has_locks(self.records) else None
         self._holds = Holds(across, lock_timeout)
         self._excludes = across is not None  # else somebody may commit between an edit's first and last step
@@ -86,20 +101,20 @@ class LockedSessionStore:
             alive = (known for known in self._publishers if known() is not None)
             self._publishers = (*alive, ref(publisher))
 
-    def _listeners(self) -> Iterator[Publisher]:
-        return (publisher for known in self._publishers if (publisher := known()) is not None)
+    def _listeners(self) -> list[Publisher]:
+        return [publisher for known in self._publishers if (publisher := known()) is not None]
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def look(self, session_id: str, known: Base | None = None) -> Stored | None:
         """What storage holds now; takes no lock. `known`: a state at hand, so that only the difference is read."""
-        named = known if known is not None and known.store == self.records.store_id else None
-        answer = self.records.read(session_id, None if named is None else named.stamp)
-        return follow(named, answer, self.records.store_id)
+        return self._look(self.records.read, session_id, known)
 
-    def is_unchanged(self, base: Base) -> bool:
-        """Whether storage still holds exactly this state, by its stamp alone."""
-        return self.records.read(base.state.head.id, base.stamp) is UNCHANGED
+    def _look(self, read: Read, session_id: str, known: Base | None) -> Stored | None:
+        store = self.records.store_id
+        if known is None or known.store != store:
+            return follow(None, read(session_id, None), store)
+        return follow(known, read(session_id, known.stamp), store)
 
     def load(self, session_id: str) -> Session | None:
         """The newest committed state as the caller's own copy, or None; always from the storage."""
@@ -122,7 +137,7 @@ class LockedSessionStore:
         its changes and can be saved again. `timeout`: seconds to wait for other writers, where not the store's own.
         """
         entry = session.snapshot()
-        with self._holds.hold(entry.id, timeout) as hold:
+        with self._holds.hold(entry._head.id, timeout) as hold:
             if session._origin is not entry._origin:
                 entry = session.snapshot()  # another save of this object was ahead in the queue and moved its base
             for _ in range(_TRIES - 1):
@@ -141,26 +156,29 @@ class LockedSessionStore:
         self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311 - jitter, not a secret
 
     def _save_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
-        state, origin = entry._state(), entry._origin
-        stored, now = self.look(entry.id, origin.base), self._clock.now()
+        state, origin, now = entry._state(), entry._origin, self._clock.now()
+        stored = self._look(self._read_held, state.head.id, origin.base)
         _refuse_moved(hold, stored)
-        if origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base):
-            _settle(session, origin.attempt)
-            state, origin = _settle(entry, origin.attempt)
-        if state.head.updated_at - now > AHEAD:
-            _log.warning("updated_at is far ahead of the clock and not carried forward", session_id=entry.id,
-                         updated_at=state.head.updated_at.isoformat())
-        plan = plan_save(self._with_a_life_of_its_own(state, origin, stored), origin, stored,
-                         store=self.records.store_id, buried=self.is_buried(entry.id, origin), now=now,
-                         birth=new_birth() if stored is None else "")
+        if stored is not None and stored.base is origin.base and origin.attempt is None:
+            plan = plan_next(state, stored.base.state, now)
+        else:
+            if origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base):
+                _settle(session, origin.attempt)
+                state, origin = _settle(entry, origin.attempt)
+            plan = self._plan(state, origin, stored, now)
+        _warn_of_future(state.head, now)
         base = self._commit(session, state, origin, stored, plan)
         if hold.at is not None:
             hold.at = base
         for publisher in self._listeners():
             publisher.committed(base, origin.unsaved)
         _rebase(session, state, base)
-        return SaveResult(base.state.head.revision, plan.state is not None, plan.merged.adopted(state),
-                          plan.merged.conflicts)
+        return SaveResult(base.state.head.revision, plan.state is not None, plan.adopted, plan.conflicts)
+
+    def _plan(self, state: State, origin: Origin, stored: Stored | None, now: datetime) -> Plan:
+        return plan_save(self._with_a_life_of_its_own(state, origin, stored), origin, stored,
+                         store=self.records.store_id, buried=self.is_buried(state.head.id, origin), now=now,
+                         birth=new_birth() if stored is None else "")
 
     def _with_a_life_of_its_own(self, state: State, origin: Origin, stored: Stored | None) -> State:
         """A copy that was never saved is kept, but not under a birth that ended: its sibling (a copy of the same new
@@ -183,17 +201,18 @@ class LockedSessionStore:
             assert stored is not None
             return stored.base
         before, op = None if stored is None else stored.base, new_token()
+        keep, added = split(before, plan.state)
         base = origin.base
         # Noted before the first byte: whoever never comes back from the commit (an error, a cancelled task, a signal)
         # leaves an object that knows what it tried.
         session._origin = Origin(base, Attempt(op, plan.state, self.records.store_id, mine), origin.unsaved)
         try:
-            stamp = self.records.commit(commit_of(None if before is None else before.state, plan.state, op))
+            stamp = self.records.commit(commit_of(before, plan.state, op, keep, added))
         except (RevisionConflict, StorageUnavailable) as error:
             if getattr(error, "outcome", "not applied") == "not applied":
                 session._origin = Origin(base, None, origin.unsaved)
             raise
-        return as_committed(before, plan.state, op, self.records.store_id, stamp)
+        return as_committed(before, plan.state, op, self.records.store_id, stamp, keep, added)
 
     def delete(self, session_id: str) -> bool:
         """Remove the session for good; True where there was one. Saves of older copies raise `SessionDeleted`."""
@@ -241,7 +260,7 @@ class LockedSessionStore:
         return self._save_held(session, session.snapshot(), hold)
 
     def _newest(self, session_id: str, hold: Hold) -> Session:
-        stored = self.look(session_id, self._known(session_id))
+        stored = self._look(self._read_held, session_id, self._known(session_id))
         if stored is None:
             raise SessionNotFound(session_id)
         _refuse_moved(hold, stored)
@@ -262,6 +281,16 @@ class LockedSessionStore:
         if not has_usage_log(self.records):
             raise StorageUnavailable("append usage", session_id=session_id, reason=f"{self.records.name} keeps no such log")
         self.records.append_usage(check_session_id(session_id), line)
+
+
+def _never_known(_stamp: object) -> bool:
+    return False
+
+
+def _warn_of_future(head: Head, now: datetime) -> None:
+    if head.updated_at > now and head.updated_at - now > AHEAD:
+        _log.warning("updated_at is far ahead of the clock and not carried forward", session_id=head.id,
+                     updated_at=head.updated_at.isoformat())
 
 
 def _refuse_moved(hold: Hold, stored: Stored | None) -> None:

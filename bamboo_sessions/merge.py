@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import attrs
 
+from bamboo_sessions._frozen import frozen
 from bamboo_sessions.merge_messages import merge_messages
 from bamboo_sessions.models.question import PendingQuestion
 from bamboo_sessions.models.state import CLOSED_KEPT, Head, MergeRule, State, changed, fields_with, says_the_same
 from bamboo_sessions.models.summary import Conflict
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Merged:
     """What a merge gives."""
 

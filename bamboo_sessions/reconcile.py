@@ -9,8 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-import attrs
-
+from bamboo_sessions._frozen import frozen
 from bamboo_sessions.errors import SessionDeleted
 from bamboo_sessions.merge import Merged, merge
 from bamboo_sessions.models.state import Attempt, Base, Head, Origin, State, changed
@@ -31,7 +30,7 @@ def prefers_storage(cached: Head, stored: Head) -> bool:
 # -- what a copy descends from -----------------------------------------------------------------------------------
 
 
-@attrs.frozen(slots=True, eq=False)
+@frozen(slots=True, eq=False)
 class Stored:
     """What storage holds now and what is known of its past."""
 
@@ -43,7 +42,7 @@ class Stored:
     """Storage proved that this descends from the state that the copy named."""
 
 
-@attrs.frozen(slots=True, eq=False)
+@frozen(slots=True, eq=False)
 class Ancestor:
     """The common past of a copy and storage. `state` None: nothing is known of one."""
 
@@ -117,18 +116,28 @@ def _descends(stored: Stored, base: Base) -> bool:
     ago = stored.base.state.head.revision - base.state.head.revision
     if ago < 0:
         return False
-    return ago >= len(stored.ops) or stored.ops[-1 - ago] == base.op
+    if ago < len(stored.ops):
+        return stored.ops[-1 - ago] == base.op
+    return not any(first <= base.state.head.revision <= last for first, last in stored.base.state.head.lost_revisions)
 
 
 # -- saving ------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(slots=True, eq=False)
+@frozen(slots=True, eq=False)
 class Plan:
-    """What a save has to do: commit `state`, or nothing where it is None."""
+    """What a save has to do: commit `state`, or nothing where it is None; and what its caller is told."""
 
     state: State | None
-    merged: Merged
+    adopted: tuple[str, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+
+def plan_next(mine: State, theirs: State, now: datetime) -> Plan:
+    """The plan where storage holds the very state that the copy descends from: there is nothing to merge."""
+    if mine.says_the_same(theirs):
+        return Plan(None)
+    return Plan(State(_next_head(mine.head, theirs.head, now, theirs.head.birth), mine.messages))
 
 
 def plan_save(mine: State, origin: Origin, stored: Stored | None, *, store: str, buried: bool, now: datetime,
@@ -140,17 +149,15 @@ def plan_save(mine: State, origin: Origin, stored: Stored | None, *, store: str,
     if is_deleted(origin, stored, store, buried=buried):
         raise SessionDeleted(mine.head.id, recreated=stored is not None)
     if stored is None:
-        state = State(_next_head(mine.head, None, now, birth), mine.messages)
-        return Plan(state, Merged(state))
+        return Plan(State(_next_head(mine.head, None, now, birth), mine.messages))
     theirs = stored.base.state
     ancestor = common_ancestor(origin, stored, store)
     merged = merge(ancestor.state, mine, theirs)
-    if ancestor.lost_track:
-        merged = Merged(merged.state, (_LOST_TRACK, *merged.conflicts))
+    conflicts = (_LOST_TRACK, *merged.conflicts) if ancestor.lost_track else merged.conflicts
     if merged.state.says_the_same(theirs):
-        return Plan(None, Merged(theirs, merged.conflicts))
+        return Plan(None, Merged(theirs).adopted(mine), conflicts)
     state = State(_next_head(merged.state.head, theirs.head, now, theirs.head.birth), merged.state.messages)
-    return Plan(state, Merged(state, merged.conflicts))
+    return Plan(state, merged.adopted(mine), conflicts)
 
 
 _LOST_TRACK: Final = Conflict("revision", "", "storage never had the state this copy descends from: merged without", "mine")
@@ -158,16 +165,22 @@ _LOST_TRACK: Final = Conflict("revision", "", "storage never had the state this 
 
 def _next_head(made: Head, before: Head | None, now: datetime, birth: str) -> Head:
     """The head to commit: time strictly forward, whatever the clocks say."""
-    mine = made.updated_at if made.updated_at - now <= AHEAD else now
-    when = max(now, mine) if before is None else max(now, mine, before.updated_at + timedelta(microseconds=1))
-    revision = 1 if before is None else before.revision + 1
+    when, mine, revision = now, made.updated_at, 1
+    if mine > when and mine - when <= AHEAD:
+        when = mine
+    if before is None:
+        made = changed(made, lost_revisions=()) if made.lost_revisions else made  # those were another store's
+    else:
+        revision = before.revision + 1
+        if before.updated_at >= when:
+            when = before.updated_at + timedelta(microseconds=1)
     return changed(made, updated_at=when, birth=made.birth or birth, revision=revision)
 
 
 # -- what the cache should hold ----------------------------------------------------------------------------------
 
 
-@attrs.frozen(slots=True, eq=False)
+@frozen(slots=True, eq=False)
 class Copy:
     """A cached copy: its state, where it comes from, and the mark of its unsaved changes, if any."""
 
@@ -178,10 +191,7 @@ class Copy:
     def as_committed(self, store: str) -> Base | None:
         """The committed state that this copy *is*; None where it has changes of its own."""
         base = self.origin.base
-        if base is None or base.store != store or self.unsaved is not None:
-            return None
-        same = self.state.head is base.state.head and self.state.messages is base.state.messages
-        return base if same else None
+        return base if base is not None and self.state is base.state and base.store == store and not self.unsaved else None
 
 
 def after_commit(cached: Copy | None, committed: Base, saver: str | None) -> Copy:
@@ -199,13 +209,13 @@ def after_commit(cached: Copy | None, committed: Base, saver: str | None) -> Cop
 
 def _at_least(cached: Copy, committed: Base) -> bool:
     """Whether a cached copy without unsaved changes is as new as a commit; one of a life that ended never is."""
-    base = cached.origin.base if was_committed(cached.origin, committed.store) else None
-    if base is not None and not same_birth(base, committed):
-        return False
-    base = cached.as_committed(committed.store)
-    if base is None:
-        return cached.state.head.updated_at > committed.state.head.updated_at
-    return base.state.head.revision > committed.state.head.revision
+    base = cached.origin.base
+    if base is not None and base.store == committed.store:
+        if not same_birth(base, committed):
+            return False
+        if cached.state is base.state:
+            return base.state.head.revision > committed.state.head.revision
+    return cached.state.head.updated_at > committed.state.head.updated_at
 
 
 def carried_over(cached: Copy, onto: Base) -> Copy:

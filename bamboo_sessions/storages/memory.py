@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any, Final
 
 import attrs
@@ -67,8 +68,8 @@ class MemoryStorage(RecordBacked):
                 return UNCHANGED
             since = _since(kept, known)
             if since is not None:
-                return Delta(since, kept.stamp)
-            return Record(dict(kept.head), tuple(kept.messages), kept.ops, kept.stamp)
+                return Delta([_own(change) for change in since], kept.stamp)
+            return Record(deepcopy(kept.head), tuple(kept.messages), kept.ops, kept.stamp)
 
     def commit(self, commit: Commit) -> Stamp:
         """See `RecordStorage`."""
@@ -79,7 +80,7 @@ class MemoryStorage(RecordBacked):
             there = None if kept is None else (kept.stamp.birth, kept.stamp.revision)
             if there != commit.expected:
                 raise RevisionConflict(commit.session_id, commit.expected, there)
-            made = _applied(kept, commit.change)
+            made = _applied(kept, _own(commit.change))
             self._kept[commit.session_id] = made
             return made.stamp
 
@@ -107,8 +108,8 @@ class MemoryStorage(RecordBacked):
     def heads(self) -> Iterator[tuple[dict[str, Any], int]]:
         """See `RecordStorage`."""
         with self._lock:
-            heads = [(dict(kept.head), len(kept.messages)) for kept in self._kept.values()]
-        return iter(heads)
+            heads = [(kept.head, len(kept.messages)) for kept in self._kept.values()]
+        return ((deepcopy(head), count) for head, count in heads)  # a head that is kept is replaced, never modified
 
     def append_usage(self, session_id: str, line: bytes) -> None:
         """See `UsageLog`; kept in memory."""
@@ -117,6 +118,11 @@ class MemoryStorage(RecordBacked):
             if session_id not in self._kept:
                 raise SessionNotFound(session_id)
             self._kept[session_id].usage.append(line)
+
+
+def _own(change: Change) -> Change:
+    """Nothing in it is shared with whoever handed it in or is given it."""
+    return Change(change.revision, change.op, change.keep, tuple(change.add), deepcopy(change.head))
 
 
 def _since(kept: _Kept, known: Stamp | None) -> list[Change] | None:

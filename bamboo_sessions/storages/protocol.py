@@ -11,13 +11,13 @@ Somebody's own storage needs none of this: three methods (`Storage`) are enough,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
-import attrs
-
+from bamboo_sessions._frozen import frozen
 from bamboo_sessions.models import Session
+from bamboo_sessions.models.findings import Finding, Repair
 
 OPS_KEPT: Final = 64
 """How many operation ids a record remembers: the window in which a retry after an unknown outcome is recognised."""
@@ -32,7 +32,7 @@ Stamp = object
 """A storage's own cheap mark of one state of one record; equal marks mean that nothing changed in between."""
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Change:
     """One committed step: keep the first `keep` messages, append `add`, change the head; gives `revision`."""
 
@@ -45,7 +45,7 @@ class Change:
     head: HeadChange
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Commit:
     """A change, made against an expected state. `expected` None: the session must not exist yet."""
 
@@ -55,7 +55,7 @@ class Commit:
     change: Change
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Record:
     """One whole committed state."""
 
@@ -66,7 +66,7 @@ class Record:
     stamp: Stamp
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Delta:
     """What was committed since the stamp that the reader named; `changes` follow it without a gap, oldest first."""
 
@@ -176,6 +176,25 @@ class SessionLocks(Protocol):
 
 
 @runtime_checkable
+class HeldReads(Protocol):
+    """Optional power: a cheaper `read` for whoever holds the session's lock."""
+
+    def read_held(self, session_id: str, known: Stamp | None = None) -> Record | Delta | Unchanged | None:
+        """`read`, called under `SessionLocks.lock`. What it answers, a following `commit` has to confirm."""
+
+
+@runtime_checkable
+class CurrentStamps(Protocol):
+    """Optional power: telling that nothing has changed more cheaply than `read` does."""
+
+    def is_current(self, stamp: Stamp) -> bool:
+        """Whether `read` of the stamp's session would answer `UNCHANGED`; False where that takes more than a glance.
+
+        `stamp` is one that this storage gave. Never raises: what is wrong, the following `read` will say.
+        """
+
+
+@runtime_checkable
 class UsageLog(Protocol):
     """Optional power: an append-only log of token usage beside the session."""
 
@@ -183,6 +202,26 @@ class UsageLog(Protocol):
         """Append one line of JSON (given without line break), durably. Takes no lock of the session.
 
         Raises `SessionNotFound` where there is no session, `InvalidValue` for what is not one line of JSON.
+        """
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """Optional power: looking whether everything on disk is as it should be, and mending what is not."""
+
+    def check(self, session_id: str | None = None, *, progress: Callable[[int, int], object] | None = None
+              ) -> Iterator[Finding]:
+        """Every finding of one session, or of the whole store where `session_id` is None; nothing is changed.
+
+        Safe while others write: what they are in the middle of is no finding. `progress` is called with (sessions done,
+        sessions in all). Raises `SessionNotFound`, and `StorageUnavailable` where the disk does not answer.
+        """
+
+    def repair(self, session_id: str) -> Repair:
+        """Write a damaged session anew from all that can still be read of it; what was there is kept beside it.
+
+        The caller may hold the session's lock. Raises `SessionNotFound`; `CorruptSession` where nothing can be done without
+        losing something, in which case nothing was changed; `UnsupportedFormat`, `LockTimeout`, `StorageUnavailable`.
         """
 
 
@@ -206,6 +245,21 @@ def has_locks(storage: object) -> TypeGuard[SessionLocks]:
     return _has(storage, "lock")
 
 
+def has_held_reads(storage: object) -> TypeGuard[HeldReads]:
+    """Whether it reads more cheaply under the lock."""
+    return _has(storage, "read_held")
+
+
+def has_current_stamps(storage: object) -> TypeGuard[CurrentStamps]:
+    """Whether it can tell by a stamp alone."""
+    return _has(storage, "is_current")
+
+
 def has_usage_log(storage: object) -> TypeGuard[UsageLog]:
     """Whether it keeps token usage."""
     return _has(storage, "append_usage")
+
+
+def has_checks(storage: object) -> TypeGuard[Checks]:
+    """Whether it can check and repair what it stored."""
+    return _has(storage, "check", "repair")

@@ -7,12 +7,14 @@ storage that speaks records the three methods that anybody's storage has.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import decode_state, diff_head, patch_state, split_messages
 from bamboo_sessions.errors import CorruptSession
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.models import Base, Origin, Session, State
+from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.state import changed
 from bamboo_sessions.reconcile import Stored
@@ -52,22 +54,24 @@ def _and_then(ops: tuple[str, ...], *more: str) -> tuple[str, ...]:
     return (*ops, *more)[-OPS_KEPT:]
 
 
-def commit_of(before: State | None, after: State, op: str) -> Commit:
-    """The commit that makes `after` of `before`; `after.head.revision` is the revision it gives."""
-    keep, added = split_messages(before.messages if before is not None else Messages.of(()), after.messages)
-    head = diff_head(None if before is None else before.head, after.head)
-    change = Change(after.head.revision, op, keep, [message.line for message in added], head)
-    expected = None if before is None else (before.head.birth, before.head.revision)
-    return Commit(after.head.id, expected, change)
+def split(before: Base | None, after: State) -> tuple[int, list[Message]]:
+    """`after`'s messages as the first so many of `before`'s and what comes behind."""
+    return (0, list(after.messages)) if before is None else split_messages(before.state.messages, after.messages)
 
 
-def as_committed(before: Base | None, after: State, op: str, store: str, stamp: Stamp) -> Base:
+def commit_of(before: Base | None, after: State, op: str, keep: int, added: Sequence[Message]) -> Commit:
+    """The commit that makes `after`, split like that, of `before`; `after.head.revision` is the revision it gives."""
+    old = None if before is None else before.state.head
+    change = Change(after.head.revision, op, keep, [message.line for message in added], diff_head(old, after.head))
+    return Commit(after.head.id, None if old is None else (old.birth, old.revision), change)
+
+
+def as_committed(before: Base | None, after: State, op: str, store: str, stamp: Stamp, keep: int,
+                 added: Sequence[Message]) -> Base:
     """What `after` is once it is durable: its messages join the shared backing."""
-    if before is None:
-        return Base(State(after.head, Messages.of(after.messages)), op, store, stamp, (op,))
-    shared = before.state.messages
-    messages = shared.committed(*split_messages(shared, after.messages))
-    return Base(State(after.head, messages), op, store, stamp, _and_then(before.ops, op))
+    messages = Messages.of(added) if before is None else before.state.messages.committed(keep, added)
+    ops = (op,) if before is None else _and_then(before.ops, op)
+    return Base(State(after.head, messages), op, store, stamp, ops)
 
 
 class RecordBacked(Storage):
@@ -105,10 +109,11 @@ class RecordBacked(Storage):
         """Store `session` over whatever is there; see the class."""
         state = session.snapshot()._state()
         answer = self.read(state.head.id)
-        before = decode_state(answer.head, answer.messages) if isinstance(answer, Record) else None
-        revision = max(before.head.revision if before is not None else 0, state.head.revision) + 1
+        before = found(answer, self.store_id).base if isinstance(answer, Record) else None
+        revision = max(before.state.head.revision if before is not None else 0, state.head.revision) + 1
         head = changed(state.head, revision=revision, birth=state.head.birth or new_birth())
-        self.commit(commit_of(before, State(head, state.messages), new_token()))
+        after = State(head, state.messages)
+        self.commit(commit_of(before, after, new_token(), *split(before, after)))
 
     def delete_session(self, session_id: str) -> bool:
         """Remove it; True where there was one."""

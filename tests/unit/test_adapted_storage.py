@@ -311,9 +311,9 @@ def test_a_commit_against_another_state_is_refused(clock):
     other = WholeSessions()
     first(bundle(other, clock), "one")
     state = other.kept["s"]._state()
-    records.commit(commit_of(None, state, "op"))
+    records.commit(commit_of(None, state, "op", 0, list(state.messages)))
     with pytest.raises(RevisionConflict):
-        records.commit(commit_of(None, state, "op-2"))
+        records.commit(commit_of(None, state, "op-2", 0, list(state.messages)))
 
 
 def test_listing_is_there_where_the_storage_has_it(clock):

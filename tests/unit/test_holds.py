@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from bamboo_sessions._holds import Holds
+from bamboo_sessions.clock import real_monotonic
 from bamboo_sessions.errors import LockTimeout
 from tests.support import Gate, Worker
 
@@ -47,17 +48,13 @@ def test_within_joins_and_without_times_out():
     """The same context joins, at any depth; another one waits to its deadline."""
     holds = Holds(None, 0.02)
     with holds.hold("s") as outer, holds.hold("s") as inner:
-        assert inner is outer
         assert len(holds) == 1
+        inner.at = "a state"
+        assert outer.at == "a state"
         with pytest.raises(LockTimeout) as caught:
             Worker(_hold, holds).result()
     assert (caught.value.session_id, caught.value.seconds) == ("s", 0.02)
     assert len(holds) == 0
-
-
-def _hold(holds):
-    with holds.hold("s") as hold:
-        return hold
 
 
 def test_the_storages_lock_is_taken_second_and_released_first():
@@ -112,3 +109,84 @@ def test_the_end_waits_for_whoever_joined():
     gate.open()
     holder.result().result()
     assert len(holds) == 0
+
+
+def test_what_joined_may_leave_on_another_thread():
+    """Joined here, left there: the outer hold lets the next one in, and can itself be left."""
+    holds = Holds(None, 10)
+    with holds.hold("s"):
+        inner = holds.hold("s")
+        Worker(contextvars.copy_context().run, inner.__enter__).result()
+        Worker(contextvars.copy_context().run, inner.__exit__, None, None, None).result()
+        assert Worker(contextvars.copy_context().run, _hold, holds).result() is not None
+    assert len(holds) == 0
+
+
+def test_joined_calls_take_turns_and_give_up_in_time():
+    """What is called from within a joined call joins that one; whoever joins beside it waits, to its deadline."""
+    holds = Holds(None, 10)
+    with holds.hold("s"):
+        beside = contextvars.copy_context()
+        with holds.hold("s"):
+            within = contextvars.copy_context()
+            assert Worker(within.run, _hold, holds).result() is not None
+            with pytest.raises(LockTimeout) as caught:
+                Worker(beside.run, _hold, holds, 0.02).result()
+            assert (caught.value.session_id, caught.value.seconds) == ("s", 0.02)
+        assert Worker(beside.run, _hold, holds, 0.02).result() is not None
+    assert len(holds) == 0
+
+
+def test_what_outlives_a_joined_call_joins_the_outer_hold():
+    """Started within the inner one, at work after its end: still within the outer one, and no deadlock with it."""
+    holds = Holds(None, 0.02)
+    with holds.hold("s"):
+        with holds.hold("s"):
+            started = contextvars.copy_context()
+        assert Worker(started.run, _hold, holds).result() is not None
+    with holds.hold("s"), pytest.raises(LockTimeout):
+        Worker(started.run, _hold, holds).result()
+
+
+@pytest.mark.parametrize("at", ["taking", "joining", "leaving"])
+def test_an_interrupt_leaves_nothing_held(at):
+    """A KeyboardInterrupt while waiting for either lock, or for those who joined, frees what had been taken."""
+    def across(session_id, timeout):
+        raise KeyboardInterrupt
+
+    class Interrupted:
+        """In the place of a hold's `body`: what waits for it is interrupted."""
+
+        def acquire(self, timeout):
+            raise KeyboardInterrupt
+
+        __enter__ = __exit__ = lambda self, *error: self.acquire(0)
+
+        def release(self):
+            pytest.fail("it was never taken")
+
+    holds = Holds(across if at == "taking" else None, 10)
+    with pytest.raises(KeyboardInterrupt), holds.hold("s") as outer:
+        started, outer.body = contextvars.copy_context(), Interrupted()
+        if at == "joining":
+            with holds.hold("s"):
+                pytest.fail("it joined")
+    assert len(holds) == 0
+    assert at == "taking" or started.run(holds.live, "s") is None
+
+
+def test_a_wait_that_began_elsewhere_counts():
+    """`since` is for the next hold alone: what it waited before, it does not wait again."""
+    holds = Holds(None, 10)
+    holds.since.set(real_monotonic() - 9.99)
+    other = Worker(lambda: holds.hold("s").__enter__())
+    other.result()
+    with pytest.raises(LockTimeout) as caught:
+        holds.hold("s").__enter__()
+    assert caught.value.seconds == 10
+    assert holds.since.get() is None
+
+
+def _hold(holds, *timeout):
+    with holds.hold("s", *timeout) as hold:
+        return hold

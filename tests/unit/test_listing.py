@@ -18,7 +18,7 @@ def at(second):
 
 
 def head(session_id, second, **fields):
-    made = {"id": session_id, "birth": "b", "revision": 1, "created_at": at(0), "updated_at": at(second), **fields}
+    made = {"id": session_id, "birth": "b", "revision": 1, "created_at": at(0), "updated_at": at(second)} | fields
     return made, 3
 
 
@@ -130,3 +130,12 @@ def test_a_page_of_nothing_is_refused(limit):
     """InvalidValue: it would never come to an end."""
     with pytest.raises(InvalidValue):
         page([], limit, None, ALL)
+
+
+def test_a_head_that_cannot_be_read_hides_no_other():
+    """It is left out and named; the rest of the page is there."""
+    named = []
+    heads = [head("one", 1), head("bad", 5, created_at="yesterday"), head("two", 9)]
+    found = page(heads, 10, None, ALL, lambda session_id, _error: named.append(session_id))
+    assert ids(found) == ["two", "one"]
+    assert named == ["bad"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import pytest
 
 from bamboo_sessions import (
     InvalidSessionId,
     InvalidValue,
+    JsonFileStorage,
     LockedSessionStore,
     LockTimeout,
     MemoryStorage,
@@ -112,14 +114,26 @@ def test_registering_while_others_save(store):
     saver.result()
 
 
-def test_is_unchanged_knows_by_the_stamp(clock):
-    """True for the committed state, False once somebody committed another one."""
+def test_a_look_at_an_unchanged_state_gives_that_state_itself(clock):
+    """The very base that was named, while it is what storage holds; another one after the next commit."""
     store = LockedSessionStore(MemoryStorage(clock=clock), clock=clock)
     session = first(store, "one")
     base = session._origin.base
-    assert store.is_unchanged(base)
+    assert store.look("s", base).base is base
     store.update("s", lambda s: s.add_message(Message.user("two")))
-    assert not store.is_unchanged(base)
+    assert store.look("s", base).base is not base
+
+
+def test_is_current_knows_by_the_stamp_alone(tmp_path):
+    """True while the journal stands as it did, False from the next commit on, and False for a storage that cannot tell."""
+    store, other = (LockedSessionStore(JsonFileStorage(tmp_path)) for _ in range(2))
+    first(store, "one")
+    deadline = time.monotonic() + 10
+    while not store.is_current(stamp := store.look("s").base.stamp):  # young times are not trusted yet
+        assert time.monotonic() < deadline
+    other.update("s", lambda s: s.add_message(Message.user("two")))
+    assert not store.is_current(stamp)
+    assert not LockedSessionStore(MemoryStorage()).is_current(stamp)
 
 
 def test_delete_and_after(store):

@@ -45,7 +45,7 @@ class CountingFiles(Files):
 def _noting(name):
     def method(self, *args, **kwargs):
         self.note(name)
-        return getattr(Files, name)(self, *args, **kwargs)
+        return getattr(super(CountingFiles, self), name)(*args, **kwargs)
 
     return method
 

@@ -87,7 +87,7 @@ def test_a_copy_that_descends_from_nothing_the_storage_had_lost_track():
         ancestor = common_ancestor(mine, stored, STORE)
         assert (ancestor.state, ancestor.lost_track) == (None, True)
         plan = plan_save(state("one", "two", "three"), mine, stored, store=STORE, buried=False, now=START, birth="x")
-        assert plan.merged.conflicts[0].field == "revision"
+        assert plan.conflicts[0].field == "revision"
         assert [m.content for m in plan.state.messages] == ["one", "two", "three"]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-import attrs
+from bamboo_sessions._frozen import frozen
 
 Mark = tuple[int, int, int, int]
 
@@ -20,7 +20,7 @@ TICKS: Final = 20_000_000
 WHOLE_SECONDS: Final = 2_000_000_000
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Stamp:
     """One state of one session, as this storage names it."""
 
@@ -54,7 +54,7 @@ def mark_of(stat: os.stat_result) -> Mark:
 
 
 def still(stamp: Stamp, stat: os.stat_result) -> bool:
-    """Whether the journal looks as it did. Written out: this is the whole price of an unchanged `load_merged`."""
+    """Whether the journal looks as it did."""
     return (stat.st_size == stamp.size and stat.st_mtime_ns == stamp.mtime_ns and stat.st_ctime_ns == stamp.ctime_ns
             and stat.st_ino == stamp.ino)
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-import attrs
-
+from bamboo_sessions._frozen import frozen
 from bamboo_sessions.storages.json_files.stamp import Stamp
 
 KEPT: Final = 4096
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Tip:
     """The newest state seen, and whether this object itself wrote and synced its last line."""
 
