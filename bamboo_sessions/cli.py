@@ -58,4 +58,32 @@ def make_app() -> "typer.Typer":
 
         raise typer.Exit(command.demo(data or [], folder, runtimes=runtimes, kills=kills, seed=seed))
 
+    @app.command()
+    def check(
+        path: Annotated[Path, typer.Argument(help="The folder of a store of JSON files.")],
+        session: Annotated[str | None, typer.Option(help="Look at this session only.")] = None,
+        json: Annotated[bool, typer.Option("--json", help="One JSON object a finding, a line each.")] = False,
+    ) -> None:
+        """Look whether every file of a store is as it should be; changes nothing, and others may write meanwhile.
+
+        Exit code 0: nothing is damaged. 1: something is, or the store cannot be opened. 2: bad usage.
+        """
+        from bamboo_sessions import upkeep  # noqa: PLC0415 - its display needs the extra
+
+        raise typer.Exit(upkeep.check(path, session, as_json=json))
+
+    @app.command()
+    def repair(
+        path: Annotated[Path, typer.Argument(help="The folder of a store of JSON files.")],
+        session_id: Annotated[str, typer.Argument(metavar="ID", help="The session.")],
+        json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+    ) -> None:
+        """Write a damaged session anew from all that can be read of it; the damaged files are kept in its quarantine folder.
+
+        Exit code 0: it is whole. 1: it cannot be repaired, and nothing was changed. 2: bad usage.
+        """
+        from bamboo_sessions import upkeep  # noqa: PLC0415 - its display needs the extra
+
+        raise typer.Exit(upkeep.repair(path, session_id, as_json=json))
+
     return app

@@ -126,13 +126,17 @@ class UnsupportedFormat(StorageError):
 
 
 class CorruptSession(StorageError):
-    """Stored bytes are damaged. Nothing was changed on disk; `last_good` is the session up to the damage, if any."""
+    """Stored bytes are damaged. Nothing was changed on disk; `last_good` is the session up to the damage, if any.
+
+    `mendable`: the storage has a `repair`, which keeps what can be used and throws nothing away.
+    """
 
     def __init__(self, session_id: str, *, path: str | PathLike[str], offset: int, reason: str,
-                 last_good: Session | None = None) -> None:
+                 last_good: Session | None = None, mendable: bool = False) -> None:
         self.session_id, self.path, self.offset, self.reason = session_id, fspath(path), offset, reason
-        self.last_good = last_good
-        super().__init__(f"session {session_id!r} is damaged: {self.path}, byte {offset}: {reason}")
+        self.last_good, self.mendable = last_good, mendable
+        advice = f"; repair({session_id!r}) saves what can be read" if mendable else ""
+        super().__init__(f"session {session_id!r} is damaged: {self.path}, byte {offset}: {reason}{advice}")
 
 
 class LockTimeout(StorageError):

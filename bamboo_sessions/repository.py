@@ -15,16 +15,17 @@ from typing import Any, Self
 import attrs
 import structlog
 
-from bamboo_sessions.cache import DROP, KEEP, CacheEntry, CacheStats, Put, SessionCache, Ticket, Verdict
+from bamboo_sessions.cache import DROP, KEEP, Cached, CacheStats, Put, SessionCache, Verdict
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
-from bamboo_sessions.errors import SessionDeleted, SessionNotFound, StorageError
+from bamboo_sessions.errors import SessionDeleted, SessionNotFound, StorageError, StorageUnavailable
 from bamboo_sessions.ids import check_session_id, new_token
 from bamboo_sessions.listing import Filter, page
 from bamboo_sessions.locked_store import LockedSessionStore
 from bamboo_sessions.models import Base, Origin, SaveResult, Session, SessionPage, State
+from bamboo_sessions.models.findings import Finding, Repair
 from bamboo_sessions.reconcile import Copy, Stored, after_commit, after_look, with_unsaved
 from bamboo_sessions.storages.opening import open_storage
-from bamboo_sessions.storages.protocol import RecordStorage, Storage
+from bamboo_sessions.storages.protocol import Checks, RecordStorage, Storage, has_checks
 
 Answer = str | list[Any]
 """Text or content parts; named here because `SessionRepository.list` hides the builtin inside the class."""
@@ -35,8 +36,9 @@ _log = structlog.get_logger("bamboo_sessions")
 class SessionRepository:
     """Cache, storage and merging store, bundled; cheap to share between threads.
 
-    Errors: everything that touches storage may raise `StorageError` unless it says otherwise; a bad id raises
-    `InvalidSessionId`.
+    `cache`, `storage` and `persistence` are the three tiers; `persistence` stands on `storage`. What loads give is the
+    caller's own. Errors: everything that touches storage may raise `StorageError` unless it says otherwise; a bad id raises
+    `InvalidSessionId`; what changes a session by its id raises `SessionNotFound` where there is none.
     """
 
     def __init__(self, cache: SessionCache[Session], storage: Storage | RecordStorage, persistence: LockedSessionStore, *,
@@ -44,12 +46,18 @@ class SessionRepository:
         self.cache, self.storage, self.persistence = cache, storage, persistence
         self._clock = clock
         self._store = persistence.records.store_id
+        self._is_current = persistence.is_current
         persistence.register(self)
 
     @classmethod
     def open(cls, where: str | PathLike[str], *, cache: SessionCache[Session] | None = None,
              clock: Clock = SYSTEM_CLOCK, lock_timeout: float = 30.0, **options: Any) -> Self:
-        """A repository at a path (JSON files) or URL (`file://…`, `memory://`); `options` go to the storage."""
+        """A repository at a path (JSON files) or URL (`file://…`, `memory://`).
+
+        `cache`: one of your own, else 10,000 sessions without a time to live. `lock_timeout`: seconds that a writer waits for
+        another one of the same session. `options` go to the storage, such as `durability` (see `JsonFileStorage`). Raises
+        `InvalidValue` for another scheme, `StorageUnavailable` and `UnsupportedFormat` for a folder that cannot be opened.
+        """
         storage = open_storage(where, clock=clock, **options)
         persistence = LockedSessionStore(storage, clock=clock, lock_timeout=lock_timeout)
         return cls(SessionCache(clock=clock) if cache is None else cache, storage, persistence, clock=clock)
@@ -62,18 +70,19 @@ class SessionRepository:
         A storage error is logged and gives None; use `try_load` where a failure must not look like absence.
         """
         cached = self.cache.get(session_id)
-        if cached is not None:
-            return cached
-        try:
-            return self._miss(session_id)
-        except StorageError as error:
-            _log.warning("storage failed, giving no session", session_id=session_id, error=str(error))
-            return None
+        return cached if cached is not None else self._miss_or_none(session_id)
 
     def try_load(self, session_id: str) -> Session | None:
         """Like `load`, but raises `StorageError`."""
         cached = self.cache.get(session_id)
         return cached if cached is not None else self._miss(session_id)
+
+    def _miss_or_none(self, session_id: str) -> Session | None:
+        try:
+            return self._miss(session_id)
+        except StorageError as error:
+            _log.warning("storage failed, giving no session", session_id=session_id, error=str(error))
+            return None
 
     def _miss(self, session_id: str) -> Session | None:
         ticket = self.cache.ticket(check_session_id(session_id))
@@ -92,19 +101,40 @@ class SessionRepository:
 
         A storage error is logged and gives the cached copy.
         """
+        current = self._current(session_id)
+        if current is not None:
+            return current
         try:
-            return self.try_load_merged(session_id)
+            return self._compared(session_id)
         except StorageError as error:
             _log.warning("storage failed, giving the cached copy", session_id=session_id, error=str(error))
             return self.cache.get(session_id)
 
     def try_load_merged(self, session_id: str) -> Session | None:
         """Like `load_merged`, but raises `StorageError`."""
-        known = self._as_committed(session_id)
-        if known is not None and self.persistence.is_unchanged(known):
-            cached = self.cache.get(session_id)
-            if cached is not None:
-                return cached
+        current = self._current(session_id)
+        return current if current is not None else self._compared(session_id)
+
+    def _current(self, session_id: str) -> Session | None:
+        """The cached copy, where a glance shows that storage holds nothing else; None: it takes a look."""
+        cached = self.cache.get(session_id)
+        if cached is None:
+            return None
+        base = _as_committed(cached)
+        return cached if base is not None and base.store == self._store and self._is_current(base.stamp) else None
+
+    def _compared(self, session_id: str) -> Session | None:
+        """The short way, for a cached copy that is a committed state: only what came after that is read."""
+        held = self.cache.held(session_id)
+        base = None if held is None else _as_committed(held)
+        if held is None or base is None or base.store != self._store:
+            return self._reconciled(session_id)
+        stored = self.persistence.look(session_id, base)
+        settled, session = self._take_up(session_id, lambda entry: entry is not None and entry.value is held, stored)
+        return session if settled else self._reconciled(session_id)
+
+    def _reconciled(self, session_id: str) -> Session | None:
+        """The long way, for what is not cached or has changes of its own: a ticket says if somebody was faster."""
         check_session_id(session_id)
         for _ in range(3):
             ticket = self.cache.ticket(session_id)
@@ -112,34 +142,28 @@ class SessionRepository:
                 origin = self._origin(session_id)
                 stored = self.persistence.look(session_id, origin.base)
                 buried = self.persistence.is_buried(session_id, origin)
-                settled, session = self._take_up(session_id, ticket, stored, buried=buried)
+                settled, session = self._take_up(session_id, lambda _: not ticket.void, stored, buried=buried)  # noqa: B023
             finally:
                 self.cache.release(ticket)
             if settled:
                 return session
         return session
 
-    def _as_committed(self, session_id: str) -> Base | None:
-        """The committed state that the cached copy *is*; None where it has changes of its own."""
-        entry = self.cache.peek_entry(session_id)
-        copy = _copy_of(entry)
-        return None if copy is None else copy.as_committed(self._store)
-
-    def _take_up(self, session_id: str, ticket: Ticket, stored: Stored | None, *,
-                 buried: bool) -> tuple[bool, Session | None]:
+    def _take_up(self, session_id: str, is_fresh: Callable[[Cached[Session] | None], bool], stored: Stored | None, *,
+                 buried: bool = False) -> tuple[bool, Session | None]:
         """Reconcile in one step with what the cache holds *now*, which may be newer than what was there before the look.
 
-        Somebody who published, removed or deleted since the look began has voided the ticket. Then storage's word on
-        whether the session exists at all is older than theirs, and only copies of the same life may be compared; nor can
-        unsaved changes be put onto a state that may be older than the one they stand on.
+        Not fresh: somebody published, removed or deleted since the look began. Then storage's word on whether the session
+        exists at all is older than theirs, and only copies of the same life may be compared; nor can unsaved changes be
+        put onto a state that may be older than the one they stand on.
         """
         settled = True
 
-        def decide(entry: CacheEntry[Session] | None) -> Verdict[Session]:
+        def decide(entry: Cached[Session] | None) -> Verdict[Session]:
             nonlocal settled
             cached = _copy_of(entry)
             made = after_look(cached, stored, self._store, buried=buried)
-            if ticket.void and not (_one_life(cached, stored) and _is_saved(cached)):
+            if not is_fresh(entry) and not (_one_life(cached, stored) and _is_saved(cached)):
                 settled = False
                 return KEEP
             if made is None:
@@ -152,7 +176,7 @@ class SessionRepository:
         return settled, held
 
     def load_or_create(self, session_id: str, *, model: str | None = None, **fields: Any) -> Session:
-        """The session, or a fresh one that is neither saved nor cached until `save`.
+        """The session, or a fresh one that is neither saved nor cached until `save`; `fields` as in `Session.new`.
 
         Raises `StorageError`: a failure is not absence, and an empty session must not be taken for a lost one.
         """
@@ -175,17 +199,20 @@ class SessionRepository:
         """At most `limit` summaries, newest first; a filter that is None does not matter.
 
         Go on with `cursor=page.next_cursor` and the same filters until that is None. While others write: a session that is
-        not changed comes exactly once, a changed one at least once. Raises `InvalidValue` for a cursor that no list gave.
+        not changed comes exactly once, a changed one at least once. Raises `InvalidValue` for a cursor that no list gave, and
+        for a limit below 1; `StorageUnavailable` where the storage cannot list.
         """
         wanted = Filter(model, provider, context_id, parent_id, pinned, archived, tag, has_open_question)
-        return page(self.persistence.records.heads(), limit, cursor, wanted)
+        return page(self.persistence.records.heads(), limit, cursor, wanted, _leave_out)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
     def save(self, session: Session) -> SaveResult:
         """Merge into what storage holds; on return `session` is the merged, committed state.
 
-        Raises `SessionDeleted` where the session was deleted since this copy was loaded; its cached copy is dropped.
+        Raises `SessionDeleted` where the session was deleted since this copy was loaded; its cached copy is dropped. Raises
+        `InvalidValue` for metadata that JSON cannot carry, and `StorageError`; then the object keeps its changes and can be
+        saved again.
         """
         self._save_overdue()
         try:
@@ -217,7 +244,7 @@ class SessionRepository:
         """Drop the cached copy of the life that ended, and no other."""
         ended = session.birth
 
-        def decide(entry: CacheEntry[Session] | None) -> Verdict[Session]:
+        def decide(entry: Cached[Session] | None) -> Verdict[Session]:
             return DROP if entry is not None and entry.value.birth == ended else KEEP
 
         self.cache.change(session.id, decide)
@@ -253,7 +280,7 @@ class SessionRepository:
     def _note_attempt(self, tried: Session, before: Origin) -> None:
         """The entry must know what was tried in its name: where that was applied after all, it is nobody's new change."""
 
-        def decide(entry: CacheEntry[Session] | None) -> Verdict[Session]:
+        def decide(entry: Cached[Session] | None) -> Verdict[Session]:
             cached = _copy_of(entry)
             if cached is None or cached.origin is not before:
                 return KEEP
@@ -270,7 +297,7 @@ class SessionRepository:
             yield session
 
     def update(self, session_id: str, change: Callable[[Session], object]) -> SaveResult:
-        """`change(session)` on the newest state, saved; run again where somebody was faster. `SessionNotFound`."""
+        """`change(session)` on the newest state, saved; run again where somebody was faster."""
         return self.persistence.update(session_id, change)
 
     def set_title(self, session_id: str, title: str | None, *, source: str = "user") -> SaveResult:
@@ -300,7 +327,10 @@ class SessionRepository:
 
     def answer(self, session_id: str, tool_call_id: str, answer: Answer, *,
                append_result: bool = True) -> SaveResult:
-        """Close the question and append its tool result in one commit; `QuestionNotOpen` if somebody was first."""
+        """Close the question and append its tool result in one commit; `QuestionNotOpen` if somebody was first.
+
+        `answer` is text or a list of content parts. Without `append_result` only the question is closed.
+        """
         return self.update(session_id, lambda s: s.answer(tool_call_id, answer, append_result=append_result))
 
     def delete(self, session_id: str) -> bool:
@@ -311,12 +341,46 @@ class SessionRepository:
         """Append one line of JSON to the session's usage log; see `LockedSessionStore`."""
         self.persistence.append_token_usage_record(session_id, json_line)
 
+    # -- check and repair ----------------------------------------------------------------------------------------
+
+    def check(self, session_id: str | None = None, *, progress: Callable[[int, int], object] | None = None
+              ) -> Iterator[Finding]:
+        """What is not as it should be on disk, of one session or of all; nothing is changed, and others may write meanwhile.
+
+        Raises `StorageUnavailable` over a storage that cannot be checked: no findings would read as "all is well".
+        """
+        return self._checks().check(session_id, progress=progress)
+
+    def repair(self, session_id: str) -> Repair:
+        """Write a damaged session anew from all that can be read of it; what was there is kept in quarantine.
+
+        What this repository's cached copy still has of what was lost is merged back. See `Checks`.
+        """
+        made = self._checks().repair(check_session_id(session_id))
+        entry = self.cache.peek_entry(session_id)
+        if not made.changed or entry is None:
+            return made
+        try:
+            saved = self.persistence.save(entry.value.snapshot())
+        except (StorageError, SessionDeleted) as error:
+            return attrs.evolve(made, not_usable=(*made.not_usable, f"the copy in this process's cache: {error}"))
+        if not saved.changed:
+            return made
+        kept = f"what the copy in this process's cache still had: revision {saved.revision}"
+        return attrs.evolve(made, revision=saved.revision, kept=(*made.kept, kept))
+
+    def _checks(self) -> Checks:
+        records = self.persistence.records
+        if has_checks(records):
+            return records
+        raise StorageUnavailable("check", reason=f"{records.name} keeps nothing on disk that it could check or repair")
+
     # -- the publisher's side: called under the session's lock, no I/O ---------------------------------------------
 
     def committed(self, base: Base, saver: str | None) -> None:
         """Take up a commit; see `locked_store.Publisher`."""
 
-        def decide(entry: CacheEntry[Session] | None) -> Verdict[Session]:
+        def decide(entry: Cached[Session] | None) -> Verdict[Session]:
             cached = _copy_of(entry)
             made = after_commit(cached, base, saver)
             return KEEP if made is cached else self._put(made)
@@ -360,14 +424,30 @@ class SessionRepository:
         return Session._of(base.state, Origin(base), self._clock)
 
     def _put(self, copy: Copy) -> Put[Session]:
-        return Put(Session._of(copy.state, copy.origin, self._clock), copy.unsaved)
+        return Put(Session._of(copy.state, copy.origin, self._clock), copy.unsaved, given=True)
 
 
-def _copy_of(entry: CacheEntry[Session] | None) -> Copy | None:
+def _leave_out(session_id: str, error: Exception) -> None:
+    _log.warning("session left out of a list", session_id=session_id, error=str(error))
+
+
+def _copy_of(entry: Cached[Session] | None) -> Copy | None:
     if entry is None:
         return None
     session = entry.value
-    return Copy(State(session._head, session._messages), session._origin, entry.unsaved)
+    base = _as_committed(session)
+    state = State(session._head, session._messages) if base is None else base.state
+    return Copy(state, session._origin, entry.unsaved)
+
+
+def _as_committed(cached: Session) -> Base | None:
+    """The committed state that a cached session *is*; None where it has changes of its own."""
+    origin = cached._origin
+    base = origin.base
+    if base is None or origin.unsaved is not None:
+        return None
+    state = base.state
+    return base if cached._head is state.head and cached._messages is state.messages else None
 
 
 def _is_saved(cached: Copy | None) -> bool:

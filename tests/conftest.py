@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from unittest.mock import patch
+
 import pytest
 
 from bamboo_sessions import JsonFileStorage, MemoryStorage
@@ -31,6 +34,37 @@ def read_everything(root):
         session = storage.load_session(head["id"])
         assert (session.id, session.revision, len(session.messages)) == (head["id"], head["revision"], count)
     storage.close()
+
+
+@pytest.fixture
+def damage_on_purpose():
+    """Ask for this where a test damages files, or stores bytes that no session has: its stores are not checked."""
+
+
+@pytest.fixture(autouse=True)
+def stores_stay_whole(request):
+    """Whatever a test did to its stores of JSON files, a check finds no damage in them afterwards."""
+    roots, opened = {}, JsonFileStorage._open
+
+    def noting(storage):
+        roots[storage.root] = None
+        opened(storage)
+
+    with patch.object(JsonFileStorage, "_open", noting):
+        yield
+    if "damage_on_purpose" not in request.fixturenames:
+        for root in roots:
+            if os.path.isfile(os.path.join(root, "store.json")):
+                assert_whole(root)
+
+
+def assert_whole(root):
+    storage = JsonFileStorage(root)
+    try:
+        damage = [str(found) for found in storage.check() if found.severity == "damage"]
+    finally:
+        storage.close()
+    assert not damage, "\n".join(damage)
 
 
 @pytest.fixture(params=KINDS)

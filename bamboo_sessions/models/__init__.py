@@ -1,5 +1,6 @@
 """The words of the library: values that everything above speaks of, and nothing that does anything."""
 
+from bamboo_sessions.models.findings import Finding, Repair
 from bamboo_sessions.models.message import Message, Role, ToolCall
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.metadata import Metadata
@@ -9,6 +10,6 @@ from bamboo_sessions.models.state import Attempt, Base, Head, MergeRule, Origin,
 from bamboo_sessions.models.summary import Conflict, SaveResult, SessionPage, SessionSummary
 
 __all__ = [
-    "Attempt", "Base", "Conflict", "Head", "MergeRule", "Message", "Messages", "Metadata", "Origin",
-    "PendingQuestion", "Role", "SaveResult", "Session", "SessionPage", "SessionSummary", "State", "ToolCall",
+    "Attempt", "Base", "Conflict", "Finding", "Head", "MergeRule", "Message", "Messages", "Metadata", "Origin",
+    "PendingQuestion", "Repair", "Role", "SaveResult", "Session", "SessionPage", "SessionSummary", "State", "ToolCall",
 ]

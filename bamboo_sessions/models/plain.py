@@ -23,7 +23,8 @@ from bamboo_sessions.models.values import checked_text, checked_type, pack, unpa
 _TIMES = ("created_at", "updated_at")
 _PLAIN = tuple(
     field.name for field in attrs.fields(Head)
-    if field.name not in (*_TIMES, "id", "birth", "tags", "questions", "closed_questions", "metadata", "extra")
+    if field.name not in (*_TIMES, "id", "birth", "tags", "questions", "closed_questions", "metadata", "extra",
+                          "lost_revisions")  # as the base: it belongs to the store, not to what is said
 )
 
 

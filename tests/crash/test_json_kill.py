@@ -3,6 +3,7 @@
 The judge is what the writers acknowledged: each writes the number of a change into its pipe after `commit` returned.
 """
 
+import json
 import os
 import random
 import signal
@@ -34,7 +35,7 @@ def child(name, out, rounds):
                 keep, add = count - 3, list(record.messages[-3:])
             else:
                 keep, add = count, []
-            line = b'"%s-%d"' % (name.encode(), number)
+            line = b'{"id":"%s-%d","m":{}}' % (name.encode(), number)
             change = Change(revision, f"{name}-{number}", keep, [*add, line], {"set": {"n": revision}})
             store.commit(Commit("s", (record.head["birth"], revision - 1), change))
         os.write(out, b"%d\\n" % number)
@@ -102,7 +103,7 @@ def test_two_hundred_kills_lose_nothing(tmp_path):
         os.kill(pid, signal.SIGKILL)
     zygote.close()
     assert kills >= 100
-    texts = [line.decode().strip('"') for line in JsonFileStorage(root).read("s").messages]
+    texts = [json.loads(line)["id"] for line in JsonFileStorage(root).read("s").messages]
     total = 0
     for name in names:
         mine = [int(text.split("-")[1]) for text in texts if text.split("-")[0] == name]
@@ -154,5 +155,5 @@ def test_readers_without_a_lock_see_whole_revisions_that_never_go_back(tmp_path)
     assert len(pids) == 2
     assert wrong == []
     assert len(set(seen)) > 20
-    texts = [line.decode().strip('"') for line in JsonFileStorage(root).read("s").messages]
+    texts = [json.loads(line)["id"] for line in JsonFileStorage(root).read("s").messages]
     assert sorted(texts) == sorted(f"{name}-{number}" for name in ("x", "y") for number in range(400))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bamboo_sessions import Message, Session, SessionRepository
+
 CHAT = {"id": "hello", "messages": [
     {"role": "user", "content": "hello"}, {"role": "assistant", "content": None, "tool_calls": [
         {"id": "c1", "type": "function", "function": {"name": "AskUserQuestion", "arguments": "{}"}}]},
@@ -97,3 +99,62 @@ def test_help_explains_the_command_and_its_exit_codes():
     ran = run("demo", "--help")
     assert ran.returncode == 0
     assert all(word in ran.stdout for word in ("--data", "--folder", "--runtimes", "--kills", "--seed", "Exit code"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """One session of four revisions."""
+    with SessionRepository.open(tmp_path / "store") as repo:
+        session = Session.new("chat [1]")
+        for number in range(4):
+            session.add_message(Message.user(str(number)))
+            repo.save(session)
+    return tmp_path / "store"
+
+
+def damage(store: Path) -> Path:
+    """A wrong byte in the second line of the journal of three."""
+    [journal] = store.rglob("journal.jsonl")
+    data = journal.read_bytes()
+    at = data.index(b"\n") + 40
+    journal.write_bytes(data[:at] + b"\0" + data[at + 1 :])
+    return journal
+
+
+def test_a_store_that_is_well_ends_a_check_with_0(store: Path):
+    """In both forms."""
+    ran = run("check", store)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "all is well\n", "")
+    assert run("check", store, "--json").stdout == ""
+
+
+@pytest.mark.usefixtures("damage_on_purpose")
+def test_damage_is_told_with_1_and_repaired(store: Path):
+    """Session, kind, place and last good revision, as a table and as JSON; after the repair there is none."""
+    journal = damage(store)
+    ran = run("check", store)
+    assert ran.returncode == 1
+    assert all(word in ran.stdout for word in ("chat [1]", "journal-damaged", "revision 1", "1 damaged, 0 left over"))
+    ran = run("check", store, "--json", "--session", "chat [1]")
+    told = json.loads(ran.stdout)
+    assert (ran.returncode, told["kind"], told["path"], told["since"]) == (1, "journal-damaged", str(journal), 1)
+    ran = run("repair", store, "chat [1]")
+    assert ran.returncode == 0
+    assert "'chat [1]' is whole again at revision 5" in ran.stdout
+    assert run("check", store).returncode == 0
+    ran = run("repair", store, "chat [1]", "--json")
+    assert (ran.returncode, json.loads(ran.stdout)["changed"]) == (0, False)
+
+
+def test_what_cannot_be_checked_or_repaired(store: Path, tmp_path: Path):
+    """No store: bad usage, and none is made. A session that is not there, a store that does not open: 1."""
+    for command in (("check", tmp_path / "no"), ("repair", tmp_path / "no", "a")):
+        ran = run(*command)
+        assert (ran.returncode, "no store is there" in ran.stderr) == (2, True)
+    assert not (tmp_path / "no").exists()
+    assert run("repair", store, "absent").returncode == 1
+    (store / "store.json").write_text("{}")
+    ran = run("check", store)
+    assert (ran.returncode, "store.json is damaged" in ran.stderr) == (1, True)
+    (store / "store.json").unlink()
+    assert "error" in json.loads(run("check", store, "--json").stdout)

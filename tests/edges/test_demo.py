@@ -94,6 +94,7 @@ class TestJudge:
         other = attrs.evolve(self.FOUND, messages=(messages[2], messages[0], messages[1], messages[4], messages[3]))
         assert self.verdict(other).lost == ()
 
+    @pytest.mark.usefixtures("damage_on_purpose")
     def test_a_session_that_cannot_be_read_says_why(self, tmp_path: Path):
         """A damaged file ends no demonstration: it is its finding."""
         place = Place(tmp_path)

@@ -266,6 +266,7 @@ def test_p8_a_torn_tail_is_cut_and_kept_aside(tmp_path: Path) -> None:
     assert [p.read_bytes() for p in journal.parent.glob("quarantine/*")] == [b'{"crc":"0123']
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_p8_other_damage_is_reported_and_nothing_is_overwritten(tmp_path: Path) -> None:
     """A flipped byte before a valid line raises `CorruptSession` with its place; load, save and files stay honest."""
     repo = SessionRepository.open(tmp_path)
@@ -411,6 +412,7 @@ def test_p13_unknown_fields_survive_load_merge_and_save(tmp_path: Path) -> None:
     assert (plain["future"], plain["messages"][0]["mood"], plain["questions"][0]["deadline"]) == ({"deep": [1]}, "new", 5)
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_p13_a_newer_format_is_refused(tmp_path: Path) -> None:
     """Files of a newer version are not read, and not written over."""
     saved(SessionRepository.open(tmp_path), "a")

@@ -527,6 +527,7 @@ def test_no_flipped_byte_gives_a_wrong_answer(tmp_path):
     assert state_of(storage.read("a")) == right
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_corruption_tells_where_and_hands_out_the_last_good_state(tmp_path):
     """Path, offset of the damaged line, reason; `last_good` is built from what stands in front of it."""
     storage = JsonFileStorage(tmp_path)
@@ -544,6 +545,7 @@ def test_corruption_tells_where_and_hands_out_the_last_good_state(tmp_path):
     assert [state_of(record) for record in handed] == [(2, [message(0), message(1)], ("op1", "op2"))]
 
 
+@pytest.mark.usefixtures("damage_on_purpose")
 def test_a_damaged_session_does_not_conflict_it_is_corrupt(tmp_path):
     """A first save over damage is neither absence nor a conflict."""
     storage = JsonFileStorage(tmp_path)

@@ -24,6 +24,7 @@ import attrs
 LONGEST_NAME: Final = 200
 _CUT: Final = LONGEST_NAME - len("==") - 64
 _ESCAPED: Final = re.compile(rb"[^a-z0-9_-]")
+_BYTE: Final = re.compile(rb"=([0-9a-f]{2})")
 _RESERVED: Final = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|-.*")
 """Names that Windows keeps for devices, and a leading dash, which every shell command would take for an option."""
 
@@ -83,6 +84,20 @@ class Layout:
         shard = os.path.join(self.sessions, digest[:1].hex())
         folder = os.path.join(shard, encode_id(session_id))
         return Place(session_id, lock_number(digest), shard, folder, snapshot_in(folder), journal_in(folder))
+
+
+def shard_of(session_id: str) -> str:
+    """The name of the folder above the session's."""
+    return hashlib.sha256(session_id.encode()).digest()[:1].hex()
+
+
+def decode_id(name: str) -> str | None:
+    """The id that has this folder name; None where the name was cut, or is no id's."""
+    try:
+        session_id = _BYTE.sub(lambda found: bytes([int(found[1], 16)]), name.encode("ascii")).decode()
+    except ValueError:
+        return None
+    return session_id if session_id and encode_id(session_id) == name else None
 
 
 def lock_number(digest: bytes) -> int:

@@ -7,8 +7,8 @@ library's errors. Reading is in `reader`, writing in `writer`, deleting in `grav
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from os import PathLike
 from threading import TIMEOUT_MAX
@@ -31,11 +31,14 @@ from bamboo_sessions.errors import (
 )
 from bamboo_sessions.ids import check_session_id
 from bamboo_sessions.models import Session
+from bamboo_sessions.models.findings import Finding, Repair
 from bamboo_sessions.storages.json_files import snapshot
+from bamboo_sessions.storages.json_files.check import Checker, Locks, Progress
 from bamboo_sessions.storages.json_files.graves import Graves
 from bamboo_sessions.storages.json_files.layout import Layout, Place, number_of
 from bamboo_sessions.storages.json_files.listing import Listing
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
+from bamboo_sessions.storages.json_files.repair import Repairer
 from bamboo_sessions.storages.json_files.stamp import Stamp, still
 from bamboo_sessions.storages.json_files.store import make_folders, open_store, sweep
 from bamboo_sessions.storages.json_files.tips import Tips
@@ -66,6 +69,42 @@ class _Lock:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._storage._let_go(self._place, self._token)
+
+
+class _Writing:
+    """Alone with the session's files, whether or not the caller took `lock`; for whom it is taken otherwise."""
+
+    __slots__ = ("_busy", "_lock", "_place", "_storage")
+
+    def __init__(self, storage: JsonFileStorage, place: Place) -> None:
+        self._storage, self._place = storage, place
+        self._lock: _Lock | None = None
+        self._busy: object | None = None
+
+    def __enter__(self) -> None:
+        storage, session_id = self._storage, self._place.session_id
+        self._busy = storage._busy.acquire(session_id, OWN_WAIT)
+        if self._busy is None:
+            raise LockTimeout(session_id, OWN_WAIT)
+        if session_id in storage._held:
+            return
+        storage._busy.release(session_id, self._busy)  # never wait for a lock while holding this
+        lock = _Lock(storage, self._place, OWN_WAIT)
+        lock.__enter__()
+        self._lock = lock
+        try:
+            self._busy = storage._busy.acquire(session_id, TIMEOUT_MAX)
+        except BaseException:
+            lock.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        try:
+            self._storage._busy.release(self._place.session_id, self._busy)
+        finally:
+            if self._lock is not None:
+                self._lock.__exit__(kind, error, trace)
 
 
 class JsonFileStorage(RecordBacked):
@@ -133,6 +172,7 @@ class JsonFileStorage(RecordBacked):
 
     @property
     def root(self) -> str:
+        """The store's folder, as an absolute path."""
         return self._layout.root
 
     @property
@@ -156,14 +196,35 @@ class JsonFileStorage(RecordBacked):
             stat = self._files.stat(known.path)
             if known.trusted and still(known, stat):
                 return UNCHANGED
-            return self._read_since(place, known)
+            return self._read_since(place, known, stat)
         except FileNotFoundError:
             return self._read_whole(place)
         except OSError as error:
             self._fail("read", place, error)
 
-    def _read_since(self, place: Place, known: Stamp) -> Record | Delta | None:
-        delta = None if known.ahead else self._reader.since(known)
+    def is_current(self, stamp: AnyStamp) -> bool:
+        # The whole price of an unchanged `load_merged`, so written out: what `still` says, without its call.
+        if type(stamp) is not Stamp or not stamp.trusted:
+            return False
+        try:
+            stat = self._files.stat(stamp.path)
+        except OSError:
+            return False
+        return (stat.st_size == stamp.size and stat.st_mtime_ns == stamp.mtime_ns and stat.st_ctime_ns == stamp.ctime_ns
+                and stat.st_ino == stamp.ino)
+
+    def read_held(self, session_id: str, known: AnyStamp | None = None) -> Record | Delta | Unchanged | None:
+        """Nobody else writes now. A journal that ends with the line that this object wrote last, and was acknowledged,
+        needs no second look however young its times are; `commit` compares that line's checksum all the same."""
+        tip = self._tips.get(session_id)
+        if tip is not None and tip.own and tip.stamp is known:
+            with suppress(OSError):  # then the read says what is wrong
+                if still(tip.stamp, self._files.stat(tip.stamp.path)):
+                    return UNCHANGED
+        return self.read(session_id, known)
+
+    def _read_since(self, place: Place, known: Stamp, stat: os.stat_result) -> Record | Delta | None:
+        delta = None if known.ahead else self._reader.since(known, stat)
         if delta is None:
             return self._read_whole(place)
         assert isinstance(delta.stamp, Stamp)
@@ -271,6 +332,28 @@ class JsonFileStorage(RecordBacked):
             except OSError as error:
                 self._fail("append usage", place, error)
 
+    # -- check and repair ----------------------------------------------------------------------------------------
+
+    def check(self, session_id: str | None = None, *, progress: Progress | None = None) -> Iterator[Finding]:
+        """What is not as it should be on disk, of one session or of all; see `Checks`."""
+        checker = self._checker(self._writing)
+        if session_id is None:
+            return checker.everything(progress)
+        return checker.one(session_id, self._place(session_id))
+
+    def _checker(self, alone: Callable[[Place], AbstractContextManager[None]]) -> Checker:
+        return Checker(self._files, self._layout, self._store_id, Locks(alone, self._other_lock))
+
+    def repair(self, session_id: str) -> Repair:
+        """Make a damaged session whole from what is left of it; see `Checks`."""
+        place = self._place(session_id)
+        with self._writing(place):
+            try:
+                found = list(self._checker(lambda _: nullcontext()).one(session_id, place))
+                return Repairer(self._files, self._writer, self._mode).repair(place, found, self.clock.now())
+            except OSError as error:
+                self._fail("repair", place, error, self._writer.outcome(session_id))
+
     # -- locks ---------------------------------------------------------------------------------------------------
 
     def lock(self, session_id: str, timeout: float) -> AbstractContextManager[None]:
@@ -303,22 +386,8 @@ class JsonFileStorage(RecordBacked):
             self._locks.release(place.number)
         self._outer.release(session_id, token)
 
-    @contextmanager
-    def _writing(self, place: Place) -> Iterator[None]:
-        """Alone with the session's files, whether or not the caller took `lock`."""
-        session_id = place.session_id
-        busy = self._busy.acquire(session_id, OWN_WAIT)
-        if busy is None:
-            raise LockTimeout(session_id, OWN_WAIT)
-        if session_id in self._held:
-            try:
-                yield
-            finally:
-                self._busy.release(session_id, busy)
-        else:
-            self._busy.release(session_id, busy)  # never wait for a lock while holding this
-            with _Lock(self, place, OWN_WAIT), self._busy.hold(session_id, TIMEOUT_MAX):
-                yield
+    def _writing(self, place: Place) -> _Writing:
+        return _Writing(self, place)
 
     def _lock_process(self, session_id: str, number: int, left: float, timeout: float) -> None:
         try:
@@ -352,7 +421,7 @@ class JsonFileStorage(RecordBacked):
 
     def _corrupt(self, place: Place, damage: Damaged) -> Never:
         raise CorruptSession(place.session_id, path=damage.path, offset=damage.offset, reason=damage.reason,
-                             last_good=self._last_good(damage)) from damage
+                             last_good=self._last_good(damage), mendable=True) from damage
 
     def _last_good(self, damage: Damaged) -> Session | None:
         """What can still be read is a bonus: failing to build it must not hide where the damage is."""

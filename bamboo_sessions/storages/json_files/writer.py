@@ -211,7 +211,7 @@ class Writer:
                      bytes=len(data), kept_in=name)
 
     def _forget_oldest(self, folder: str) -> None:
-        names = self._files.listdir(folder)
+        names = [name for name in self._files.listdir(folder) if name.endswith(".tail")]  # never what a repair kept
         if len(names) >= TAILS_KEPT:
             by_age = sorted(names, key=lambda name: self._files.stat(os.path.join(folder, name)).st_mtime_ns)
             for name in by_age[: len(names) - TAILS_KEPT + 1]:
@@ -257,6 +257,19 @@ class Writer:
         self._files.sync_dir(self._layout.sessions)
         self._refused.discard(place.session_id)
         return made
+
+    def rewrite(self, place: Place, head: Head, messages: list[bytes], ops: list[str], generation: int) -> Stamp:
+        """This state and no other in new files, whatever the old ones say: for a repair, which has kept those."""
+        self._refused.add(place.session_id)  # until all of it is through
+        self._tips.drop(place.session_id)
+        with suppress(FileNotFoundError):
+            self._spoil(place)
+        self._replace(place, place.snapshot, snapshot.encode(head, messages, ops, generation))
+        self._replace(place, place.journal, journal.header_line(head["birth"], generation, head["revision"]))
+        self._files.sync_dir(place.shard)
+        self._refused.discard(place.session_id)
+        self._fold_from.pop(place.session_id, None)
+        return self._own(place, head, generation, ops[-1], len(messages))
 
     def _whole(self, place: Place) -> Record:
         record = self._reader.record(place)
