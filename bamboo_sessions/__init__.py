@@ -8,12 +8,14 @@ The map, from the ground up; imports only point down:
     tools      cache  _locks  _files                know keys and values, no sessions
     storages   storages/                            hold records, apply commits
     policy     locked_store  _holds                 lock, read, merge, commit, publish
-    faces      repository                           what people use
+    faces      repository  aio                      what people use
     edges      cli  demo/                           programs
 
 Start at `SessionRepository.open`, `load` and `save` in `repository`, follow `save` into `locked_store`, and from there
 into `reconcile.plan_save` and `merge.merge`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from bamboo_sessions.cache import CacheStats, SessionCache
 from bamboo_sessions.clock import Clock, SystemClock
@@ -36,8 +38,10 @@ from bamboo_sessions.errors import (
 from bamboo_sessions.locked_store import LockedSessionStore, RuntimeSessionPersistence
 from bamboo_sessions.models import (
     Conflict,
+    Finding,
     Message,
     PendingQuestion,
+    Repair,
     Role,
     SaveResult,
     Session,
@@ -50,11 +54,16 @@ from bamboo_sessions.storages.json_files import JsonFileStorage
 from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Storage
 
+if TYPE_CHECKING:
+    from bamboo_sessions.aio import AsyncSessionRepository
+
 __all__ = [
+    "AsyncSessionRepository",
     "CacheStats",
     "Clock",
     "Conflict",
     "CorruptSession",
+    "Finding",
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidValue",
@@ -65,6 +74,7 @@ __all__ = [
     "Message",
     "PendingQuestion",
     "QuestionNotOpen",
+    "Repair",
     "RevisionConflict",
     "Role",
     "RuntimeSessionPersistence",
@@ -85,3 +95,16 @@ __all__ = [
     "ToolCall",
     "UnsupportedFormat",
 ]
+
+
+def __getattr__(name: str) -> Any:  # Any: as in every module's
+    """The async face is imported when it is asked for: a program without an event loop need not load anyio."""
+    if name != "AsyncSessionRepository":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bamboo_sessions.aio import AsyncSessionRepository  # noqa: PLC0415
+
+    return AsyncSessionRepository
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

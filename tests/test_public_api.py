@@ -12,7 +12,7 @@ import bamboo_sessions
 ROOT = Path(__file__).parent.parent
 
 PROMISED = """
-    SessionRepository RuntimeSessionPersistence
+    SessionRepository AsyncSessionRepository RuntimeSessionPersistence
     Session Message Role ToolCall PendingQuestion SessionSummary
     SessionCache CacheStats Storage MemoryStorage JsonFileStorage LockedSessionStore
     SessionError SessionNotFound SessionExpired SessionDeleted InvalidSessionId InvalidMessage
@@ -36,6 +36,15 @@ def test_every_promised_name_is_public():
 def test_every_public_name_is_there():
     """`__all__` does not promise what an import would not find."""
     assert [name for name in bamboo_sessions.__all__ if not hasattr(bamboo_sessions, name)] == []
+
+
+def test_the_list_is_what_a_star_import_and_dir_give():
+    """The async face, which is imported on demand, is no exception."""
+    given: dict[str, object] = {}
+    exec("from bamboo_sessions import *", given)
+    assert set(bamboo_sessions.__all__) <= set(given)
+    assert set(bamboo_sessions.__all__) <= set(dir(bamboo_sessions))
+    assert not hasattr(bamboo_sessions, "AsyncRepository")
 
 
 def test_the_reference_lists_the_public_names_and_no_others():
