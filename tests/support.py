@@ -1,4 +1,4 @@
-"""What the tests share: a clock moved by hand, storages of several kinds, and ways to stop two threads at chosen points.
+"""What the tests share: storages of several kinds, and ways to stop two threads at chosen points.
 
 Nothing here sleeps. A race is written down as an order of steps: either a step is *run inside* another one (`Steered`
 calls it at a named point), or a thread is held at a point by a `Gate` until the test lets it go.
@@ -9,40 +9,14 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import UTC, datetime, timedelta
 
 from bamboo_sessions import LockedSessionStore, SessionCache, SessionRepository, StorageUnavailable
 from bamboo_sessions.models import Session
 from bamboo_sessions.storages.protocol import Storage
+from bamboo_sessions.testing.clock import START, ManualClock  # noqa: F401 - START belongs to the clock, and tests ask here for both
 
-START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE = 20.0
 """Seconds until a step that never comes fails the test."""
-
-
-class ManualClock:
-    """Time as the test says; waiting takes none."""
-
-    def __init__(self, now=START):
-        self.time, self.seconds = now, 0.0
-
-    def now(self):
-        return self.time
-
-    def monotonic(self):
-        return self.seconds
-
-    def sleep(self, seconds):
-        self.seconds += seconds
-
-    def forward(self, **by):
-        """Both clocks, as time passes."""
-        self.time += timedelta(**by)
-        self.seconds += timedelta(**by).total_seconds()
-
-    def jump(self, **by):
-        """The wall clock alone, as when somebody sets it; either way."""
-        self.time += timedelta(**by)
 
 
 # -- storages ----------------------------------------------------------------------------------------------------

@@ -125,12 +125,19 @@ def test_every_line_of_the_table_speaks_of_something_that_is_there():
     assert [name for name in sorted(named) if name not in places] == []
 
 
+def test_the_kit_stands_beside():
+    """The package works without it: the kit is above everything that there is, and nothing may import upwards."""
+    places = read_table(TABLE.read_text())
+    assert places["testing/"].layer > max(place.layer for entry, place in places.items() if entry != "testing/")
+
+
 EXAMPLE_TABLE = """
 | 0 words | `words/` | | |
 | 0 words | `errors.py` | | for types: `words/` |
 | 1 tools | `tool.py` | | only `errors.py` |
 | 2 faces | `face.py` | | |
 | 2 faces | `other.py` | | `face.py` |
+| 3 beside | `kit/` | | |
 """
 
 
@@ -145,13 +152,16 @@ EXAMPLE_TABLE = """
     ("tool.py", "from house.words import verb", ["tool.py, line 1: imports words/verb.py"]),
     ("tool.py", "def f():\n    from house.face import x", ["tool.py, line 2: imports face.py"]),
     ("face.py", "from house import other", ["face.py, line 1: imports other.py"]),
+    ("kit/a.py", "from house import face, tool\nfrom house.words import verb\nfrom house.kit import b", []),
+    ("other.py", "from house.kit import b", ["other.py, line 1: imports kit/b.py"]),
     ("new.py", "", ["new.py: not in the table"]),
 ])
 def test_the_check_can_fail(tmp_path: Path, path: str, source: str, expected: list[str]):
     """Each kind of import that the table forbids is found, and each that it allows is not."""
     package = tmp_path / "house"
-    (package / "words").mkdir(parents=True)
-    for name in ("words/__init__.py", "words/verb.py", "errors.py", "tool.py", "face.py", "other.py"):
+    for folder in ("words", "kit"):
+        (package / folder).mkdir(parents=True)
+    for name in ("words/__init__.py", "words/verb.py", "kit/__init__.py", "kit/b.py", "errors.py", "tool.py", "face.py", "other.py"):
         (package / name).write_text("")
     (package / path).write_text(source)
     assert complaints(package, read_table(EXAMPLE_TABLE)) == expected

@@ -1,0 +1,158 @@
+"""A contract that cannot fail is no contract: for each there is a storage, wrong in one way, that it must fail on."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from bamboo_sessions.testing import Desk, Power, StorageContract, contracts
+from tests.conformance import mutants as m
+from tests.conformance.mutants import Around, OnDisk
+
+THREE = frozenset({Power.IDENTITY})
+LOCKS = m.RECORDS | {Power.LOCKS}
+
+
+def plain(made, powers=THREE):
+    return Around(made, powers)
+
+
+def records(made, powers=m.RECORDS):
+    return Around(made, powers)
+
+
+def committing(**other):
+    return records(m.altering(**other))
+
+
+STALE = records(m.wrong(read=m.always_unchanged))
+RACY = records(m.ChecksThenActs)
+NO_TAGS, NO_QUESTIONS = plain(m.without("tags", [])), plain(m.without("questions", []))
+NO_METADATA = plain(m.without("metadata", {}))
+NO_LOCK = records(m.locking(m.locks_nothing), LOCKS)
+
+TABLE = [
+    # three methods
+    (plain(m.AbsenceIsAnError), "test_absence_is_none_and_not_an_error"),
+    (plain(m.DeletesAnything), "test_deleting_twice"),
+    (plain(m.DeletesNothing), "test_deleting_twice test_deleted_stays_deleted"),
+    (plain(m.KeepsMessagesOfTheDead), "test_a_deleted_session_can_be_saved_anew"),
+    (NO_TAGS, "test_a_session_comes_back_whole test_a_session_comes_back_whole_through_a_repository"),
+    (plain(m.changing(m.rounded)), "test_a_session_comes_back_whole test_time_goes_forward"),
+    (plain(m.EmptyIsAbsent), "test_an_empty_session_comes_back_empty"),
+    (plain(m.without("message_ids", None)), "test_identity_comes_back"),
+    (plain(m.without("birth", "")), "test_identity_comes_back test_deleted_and_made_anew_is_another_session"),
+    (plain(m.without("revision", 0)), "test_identity_comes_back"),
+    (plain(m.changing(lambda form, old: {**form, "metadata": {**(old or form)["metadata"], **form["metadata"]}})),
+     "test_saving_again_replaces_the_whole"),
+    (plain(m.FoldsCase), "test_every_id_names_a_session_of_its_own test_three_methods_against_a_dict"),
+    (plain(m.changing(m.as_other_json_libraries_do)),
+     "test_messages_come_back_as_they_were_given test_metadata_comes_back_as_it_was_given"),
+    (plain(m.without("from_a_newer_version", None)), "test_unknown_fields_survive"),
+    (plain(m.changing(lambda form, _: {**form, "messages": form["messages"][:1000], "message_ids": None})),
+     "test_a_long_conversation"),
+    (plain(m.OfOneThread), "test_threads_share_one_object"),
+    (plain(m.ClosesOnce), "test_closing_twice_is_harmless"),
+    (m.WritesAtClose(), "test_what_was_saved_is_there_for_the_next_object"),
+    # behind the storage's back
+    (plain(m.LooksLeaveTraces), "test_asking_stores_nothing"),
+    (plain(m.WritesBehind), "test_what_is_acknowledged_is_stored"),
+    (plain(m.DamageIsAbsence), "test_a_damaged_session_is_no_absent_one test_what_is_damaged_is_not_overwritten"),
+    # claims
+    (plain(m.Kept, THREE | {Power.LOCKS}), "test_every_claimed_power_is_there"),
+    (plain(m.Kept, THREE | {Power.REOPEN}), "test_every_claimed_power_is_there"),
+    (plain(m.Kept, THREE | {Power.PROCESSES}), "test_every_claimed_power_is_there"),
+    (plain(m.without("birth", "")), "test_every_claimed_power_is_there"),
+    (plain(m.Kept, frozenset()), "test_every_power_that_is_there_is_claimed"),
+    (records(m.MemoryStorage, m.RECORDS - {Power.USAGE}),
+     "test_every_power_that_is_there_is_claimed test_without_a_usage_log_appending_is_refused"),
+    (records(m.MemoryStorage, m.RECORDS - {Power.LISTING}), "test_without_heads_listing_is_refused"),
+    (records(m.locking(m.locks_nothing)), "test_without_locks_an_overtaken_edit_is_refused"),
+    (records(m.wrong(heads=lambda right, self: [*right(), *right()])), "test_every_session_is_listed_once"),
+    (OnDisk("AllOrNothing"), "test_a_damaged_session_hides_no_other"),
+    (records(m.wrong(append_usage=lambda right, self, name, line: None)),
+     "test_usage_is_appended test_usage_of_nobody_is_refused test_usage_that_is_not_one_line_of_json_is_refused"),
+    (records(m.UsageTakesTheLock, LOCKS), "test_usage_waits_for_no_writer"),
+    # records
+    (committing(add=lambda c: list(reversed(c.add))), "test_a_commit_is_read_back"),
+    (committing(keep=lambda c: 10**6), "test_keep_and_append test_edits_and_removals_meet test_records_against_a_page"),
+    (committing(head=lambda c: {key: value for key, value in c.head.items() if key != "unset"}), "test_head_changes"),
+    (committing(head=lambda c: {key: value for key, value in c.head.items() if key != "in"}), "test_head_changes"),
+    (records(m.expecting(m.by_birth_alone)), "test_a_commit_against_another_state_is_refused test_records_against_a_page"),
+    (records(m.expecting(m.by_revision_alone)),
+     "test_a_commit_against_another_state_is_refused test_a_commit_of_the_predecessor_is_refused"),
+    (records(m.expecting(lambda expected, there: there)), "test_a_change_of_nothing_is_refused"),
+    (committing(op=lambda c: f"{c.op} {id(c)}"), "test_a_retried_commit_is_applied_once"),
+    (records(m.wrong(read=m.few_ops)), "test_the_newest_operation_ids_are_kept"),
+    (STALE, "test_an_answer_leads_from_what_was_known_to_what_is test_records_against_a_page"),
+    (records(m.wrong(read=m.with_gaps)), "test_an_answer_leads_from_what_was_known_to_what_is"),
+    (records(m.wrong(read=m.known_by_revision)), "test_a_stamp_of_another_life_means_nothing"),
+    (records(m.wrong(was_deleted=lambda right, self, name, birth: False)), "test_deletions_are_remembered_by_birth"),
+    (records(m.wrong(was_deleted=lambda right, self, name, birth: (name, birth) in self._buried)),
+     "test_a_birth_that_came_back_is_not_deleted"),
+    (records(m.wrong(exists=lambda right, self, name: True)), "test_exists"),
+    (records(m.GivesItsOwn), "test_what_is_given_out_is_the_readers_own"),
+    (records(m.KeepsWhatItIsHanded), "test_what_was_handed_in_is_the_callers_own"),
+    (OnDisk("CallsEverythingCurrent"), "test_a_glance_says_what_a_read_says"),
+    (RACY, "test_of_commits_against_one_state_one_is_applied"),
+    (records(m.ReadsInTwoSteps), "test_a_reader_sees_whole_revisions_that_never_go_back"),
+    (records(m.OtherNames), "test_the_store_keeps_its_name"),
+    (records(m.SharesItsName), "test_the_store_keeps_its_name"),
+    (OnDisk("ForgetsTheDead"), "test_a_second_object_goes_on_where_the_first_stopped"),
+    (OnDisk("SeesItsOwnOnly"), "test_two_objects_see_each_others_commits"),
+    (OnDisk("HoldsLess"), "test_a_held_read_is_right_or_its_commit_is_refused"),
+    # locks
+    (NO_LOCK, "test_a_lock_excludes_others_elsewhere test_a_lock_excludes_each_from_all test_a_wait_for_a_lock_ends"),
+    (records(m.locking(m.never_waits), LOCKS), "test_a_wait_for_a_lock_ends"),
+    (records(m.locking(m.one_for_all), LOCKS), "test_a_lock_is_of_one_session"),
+    (records(m.locking(m.keeps_it_after_a_failure), LOCKS), "test_a_failed_body_lets_go"),
+    (records(m.locking(m.makes_a_session), LOCKS), "test_a_lock_makes_no_session"),
+    (OnDisk("Marker"), "test_a_lock_does_not_outlive_its_holder"),
+    # repositories
+    (STALE, "test_two_held_copies_lose_nothing test_edits_and_removals_meet test_load_merged_never_goes_back"),
+    (STALE, "test_a_failed_save_is_repeated_without_harm test_what_could_not_be_saved_is_kept_and_flushed"),
+    (STALE, "test_repositories_against_sets_of_words"),
+    (plain(m.without("title_source", None)), "test_a_title_given_by_a_person_stays"),
+    (NO_QUESTIONS, "test_a_question_stays_open_through_other_saves test_a_question_is_answered_once"),
+    (NO_METADATA, "test_what_is_loaded_is_the_callers_own"),
+    # races
+    (RACY, "test_writers_and_an_editor_lose_nothing test_every_question_is_answered_by_one"),
+    (records(m.ChecksThenBrings), "test_a_deletion_among_saves_stands"),
+    (records(m.ForgetsALittle), "test_looks_never_go_back"),
+]
+
+ROWS = [(harness, name) for harness, names in TABLE for name in names.split()]
+
+
+def arguments(contract):
+    """Every set of arguments that a contract is run with, besides the desk."""
+    marks = [mark.args for mark in getattr(contract, "pytestmark", []) if mark.name == "parametrize"]
+    return [dict(zip((name for name, _ in marks), values, strict=True)) for values in product(*(v for _, v in marks))]
+
+
+@pytest.mark.parametrize(("harness", "name"), ROWS, ids=[f"{n}-{name}" for n, (_, name) in enumerate(ROWS)])
+def test_a_wrong_storage_is_noticed(tmp_path, harness, name):
+    """By the contract that speaks of what is wrong with it, for at least one set of its arguments."""
+    contract, noticed = vars(contracts()[name])[name], []
+    for number, given in enumerate(arguments(contract)):
+        place = tmp_path / f"store-{number}"
+        place.mkdir()
+        try:
+            with Desk(harness, place) as desk:
+                contract(StorageContract(), desk, **given)
+        except (Exception, pytest.fail.Exception) as error:
+            noticed.append(error)
+    assert noticed, f"{name} holds for a storage that is wrong"
+
+
+def test_every_contract_has_a_storage_that_it_must_fail_on():
+    """A new contract needs a line in the table."""
+    assert sorted(set(contracts()) - {name for _, name in ROWS}) == []
+
+
+@pytest.mark.parametrize("name", ["test_absence_is_none_and_not_an_error", "test_a_long_conversation"])
+def test_the_right_storage_that_the_wrong_ones_are_made_from_passes(tmp_path, name):
+    """Else the table would prove nothing: most of the suite, run as a user runs it, is in the other files."""
+    with Desk(plain(m.Kept), tmp_path) as desk:
+        vars(contracts()[name])[name](StorageContract(), desk)
