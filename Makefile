@@ -10,12 +10,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check
+.PHONY: help setup demo test lint types docs bench bench-save bench-compare soak check
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1 \2/p' $(MAKEFILE_LIST) | \
-	while read -r make name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \2/p' $(MAKEFILE_LIST) | \
+	while read -r make name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/ready-dev ## make .venv and install everything that developing needs
 	@:
@@ -32,7 +32,24 @@ lint: $(VENV)/ready-dev ## look for mistakes and untidiness with ruff
 types: $(VENV)/ready-dev ## check the types with mypy, strictly
 	@$(BIN)/mypy
 
-check: lint types test ## all of these: what has to pass before a change is done
+docs: $(VENV)/ready-dev ## build the pages into .docs/html; a link that leads nowhere fails
+	@$(BIN)/python -m sphinx -E -W --keep-going -n -q -d .docs/doctrees docs .docs/html
+	@echo "built .docs/html/index.html"
+
+bench: $(VENV)/ready-dev ## measure every goal against its baseline, some minutes (ARGS="-k load_merged" chooses rows)
+	@$(BIN)/python -m tests.benchmarks run $(ARGS)
+
+bench-save: $(VENV)/ready-dev ## the same, kept as NAME=before for bench-compare
+	@test -n "$(NAME)" || { echo "give the run a name: make bench-save NAME=before" >&2; exit 1; }
+	@$(BIN)/python -m tests.benchmarks run --save "$(NAME)" $(ARGS)
+
+bench-compare: $(VENV)/ready-dev ## what became slower between two kept runs (A=before B=after, or the last two)
+	@$(BIN)/python -m tests.benchmarks compare $(A) $(B)
+
+soak: $(VENV)/ready-dev ## a million operations over 100,000 ids, some minutes: does anything grow? (ARGS="--seed 7")
+	@$(BIN)/python -m tests.soak $(ARGS)
+
+check: lint types docs test ## all of these: what has to pass before a change is done
 
 # A stamp for each set of packages: a second call costs nothing until pyproject.toml changes.
 $(VENV)/ready-venv:
