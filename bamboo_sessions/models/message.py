@@ -62,7 +62,8 @@ class ToolCall:
 class Message:
     """One message in OpenAI chat form; unknown keys are kept, `from_dict(d).to_dict() == d`.
 
-    Two messages are equal where their chat forms are; the `id` is who they are, not what they say. Raises
+    `fields` are further keys of the chat form, such as `name`; `id` None draws a random one. Two messages are equal where
+    their chat forms are; the `id` is who they are, not what they say. Raises
     `InvalidMessage` for what cannot be kept: a value JSON has no form for, a key that is no string, over 900 levels.
     """
 

@@ -27,15 +27,20 @@ def _frozen_options(options: object) -> tuple[Any, ...]:
 
 @attrs.frozen(slots=True)
 class PendingQuestion:
-    """An open question. `options` are what the person may pick (any JSON values), `allow_custom` whether free text is
-    an answer as well."""
+    """An open question, immutable."""
 
     tool_call_id: str
+    """The tool call that waits for the answer."""
     token: str
+    """Drawn when the question was opened; tells two askings under one call id apart."""
     question: str
+    """What the person is asked."""
     tool_name: str | None = None
+    """Which tool asks, where that was said."""
     options: tuple[Any, ...] = attrs.field(default=(), eq=_exactly)  # Any: frameworks offer strings, or objects with label and description
+    """What the person may pick: any JSON values, in order."""
     allow_custom: bool = True
+    """Whether free text is an answer as well."""
     asked_at: datetime | None = None
     """When it was opened (UTC)."""
     extra: Mapping[str, Any] = attrs.field(factory=dict, eq=_exactly)
@@ -52,7 +57,7 @@ class PendingQuestion:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> PendingQuestion:
-        """The reverse of `to_dict`."""
+        """The reverse of `to_dict`. Raises `InvalidValue`."""
         rest: dict[str, Any] = dict(checked_type(value, dict, "question"))
         check(rest, "question")
         for name in ("tool_call_id", "token"):

@@ -62,9 +62,10 @@ class _Read(Generic[T]):
 
 
 class Session:
-    """A conversation and its state. Make one with `Session.new`, get one with `repo.load`.
+    """A conversation and its state. Make one with `Session.new`, get one with `SessionRepository.load`.
 
-    Not for two threads at once; each thread loads its own copy.
+    The copy is the caller's own: nobody sees a change before `save`. Not for two threads at once; each thread loads its
+    own copy. Equal to another session with the same content, ids and times, whatever the revision.
     """
 
     __slots__ = ("_clock", "_head", "_messages", "_metadata", "_origin")
@@ -76,22 +77,29 @@ class Session:
     _origin: Origin
 
     id = _Read[str]()
+    """The name that the caller gave: 1 to 512 characters, without NUL and lone surrogates."""
     birth = _Read[str]()
     """A random token made by `Session.new`; tells a re-created session from its deleted predecessor."""
     revision = _Read[int]()
     """How many changes were committed; 0: never saved."""
     created_at = _Read[datetime]()
+    """When `Session.new` made it (UTC)."""
     title_source = _Read["str | None"]()
     """Who gave the title: "user", "generated", or None."""
     title_version = _Read[int]()
-    """How often the title was changed."""
+    """How often the title was changed, by anybody; from 0."""
     metadata_version = _Read[int]()
-    """How often a field that people edit was changed: title, pin, archive, tags."""
+    """How often a person changed the title, the pin, the archive flag or the tags; from 0."""
     model = _Text()
+    """Which model answers; any text, or None. Assigning what is no text raises `InvalidValue`; so for the next four."""
     provider = _Text()
+    """Who runs the model; any text, or None."""
     external_id = _Text()
+    """The conversation's name in another system; any text, or None."""
     context_id = _Text()
+    """What the conversation belongs to, such as a project; any text, or None. Lists can be filtered by it."""
     parent_id = _Text()
+    """The id of the session that this one came from; any text, or None. Lists can be filtered by it."""
 
     def __init__(self) -> None:
         raise TypeError("use Session.new(id, …) for a new session, repo.load(id) for a stored one")
@@ -102,7 +110,11 @@ class Session:
             title: str | None = None, metadata: Mapping[str, Any] | None = None,
             created_at: datetime | None = None, updated_at: datetime | None = None,
             clock: Clock = SYSTEM_CLOCK) -> Session:
-        """A session that nobody has saved yet; times default to now. Raises `InvalidSessionId`, `InvalidValue`."""
+        """A session that nobody has saved yet, at revision 0.
+
+        Times are aware datetimes and default to now. A `title` counts as given by a person. Raises `InvalidSessionId`, and
+        `InvalidValue` for a naive time, a text field that is no text, or metadata that JSON cannot carry.
+        """
         now = clock.now()
         born = now if created_at is None else checked_time(created_at, "created_at")
         when = now if updated_at is None else checked_time(updated_at, "updated_at")
@@ -127,7 +139,10 @@ class Session:
     # -- copies --------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Session:
-        """An isolated copy that descends from the same committed state; O(1), whatever the session's length."""
+        """An isolated copy that descends from the same committed state; O(1), whatever the session's length.
+
+        Raises `InvalidValue` where something was put into opened metadata that JSON cannot carry.
+        """
         made = Session.__new__(Session)
         made._head = self._head if self._metadata is None else self._settled()
         made._messages = self._messages
@@ -142,7 +157,10 @@ class Session:
         return self.snapshot()
 
     def as_new(self, id: str | None = None) -> Session:  # noqa: A002
-        """The same conversation as a session of its own: a new birth, never saved; under `id` where one is given."""
+        """The same conversation as a session of its own: a new birth, never saved; under `id` where one is given.
+
+        What to do after `SessionDeleted`. Raises `InvalidSessionId`.
+        """
         head = changed(self._settled(), id=self.id if id is None else check_session_id(id), birth=new_birth(),
                             revision=0)
         return Session._of(State(head, self._messages), _NOWHERE, self._clock)
@@ -181,7 +199,11 @@ class Session:
 
     @property
     def messages(self) -> Messages:
-        """A snapshot of the messages in order: a sequence that equals a list. Assigning replaces them all."""
+        """A snapshot of the messages in order: a sequence that equals a list. Assigning is `replace_messages`.
+
+        It cannot be changed in place: `append` and the like raise a TypeError that names the method to use. Slices and
+        sums are lists.
+        """
         return self._messages
 
     @messages.setter
@@ -189,7 +211,10 @@ class Session:
         self.replace_messages(messages)
 
     def add_message(self, message: Message | Mapping[str, Any]) -> Message:
-        """Append one message (or its chat form); O(1). Raises `InvalidMessage` where its id is here already."""
+        """Append one message (or its chat form) and give it back; O(1).
+
+        Raises `InvalidMessage` where its id is here already, or the chat form cannot be kept.
+        """
         message = _as_message(message)
         if message._fresh:
             message._fresh = False  # a random id that no session has seen needs no search
@@ -200,7 +225,7 @@ class Session:
         return message
 
     def replace_message(self, message_id: str, message: Message | Mapping[str, Any]) -> Message:
-        """Put `message` in the place of the one of that id, which it keeps."""
+        """Put `message` in the place of the one of that id, which it keeps. Raises `InvalidMessage` where there is none."""
         at = self._index(message_id)
         made = _as_message(message).with_id(message_id)
         rest = self._messages[at + 1 :]
@@ -209,7 +234,7 @@ class Session:
         return made
 
     def remove_message(self, message_id: str) -> None:
-        """Take the message of that id out."""
+        """Take the message of that id out. Raises `InvalidMessage` where there is none."""
         at = self._index(message_id)
         self._messages = self._messages.kept(at).appended(*self._messages[at + 1 :])
         self._edit()
@@ -217,7 +242,8 @@ class Session:
     def replace_messages(self, messages: Iterable[Message | Mapping[str, Any]]) -> None:
         """Make these the messages, aligned with the present ones by id first, then by equal content in order.
 
-        Handing the same history back changes nothing, a longer one is an append: frameworks do that every turn.
+        Handing the same history back changes nothing, a longer one is an append: frameworks do that every turn. Raises
+        `InvalidMessage` where one cannot be kept or an id comes twice; then nothing has changed.
         """
         old = self._messages
         new = align(old, [_as_message(message) for message in messages])
@@ -238,7 +264,7 @@ class Session:
 
     @property
     def pending_question(self) -> PendingQuestion | None:
-        """The oldest open question."""
+        """The oldest open question; None where none is open."""
         questions = self._head.questions
         return questions[0] if questions else None
 
@@ -249,7 +275,12 @@ class Session:
 
     def set_pending_question(self, tool_call_id: str, question: str, *, tool_name: str | None = None,
                              options: Iterable[Any] = (), allow_custom: bool = True) -> PendingQuestion:
-        """Ask. While a question is open under this call id in this copy, its text is replaced; else a new one opens."""
+        """Ask. While a question is open under this call id in this copy, its text is replaced; else a new one opens.
+
+        `options` are what the person may pick, any JSON values; `allow_custom` says whether free text is an answer as
+        well. Neither is enforced here: they are for whoever shows the question. Raises `InvalidValue` for what JSON
+        cannot carry.
+        """
         checked_text(tool_call_id, "tool_call_id")
         offered = list(options)
         check(offered, f"options of question {tool_call_id!r}")
@@ -276,7 +307,11 @@ class Session:
         return True
 
     def answer(self, tool_call_id: str, answer: str | list[Any], *, append_result: bool = True) -> None:
-        """Close the question and append the tool result; raises `QuestionNotOpen` where it is not open here."""
+        """Close the question and append the tool result: text, or a list of content parts.
+
+        In this copy only, until it is saved; `SessionRepository.answer` does it in one step for everybody. Raises
+        `QuestionNotOpen` where it is not open here, `InvalidMessage` for an answer that cannot be kept.
+        """
         result = Message.tool_result(tool_call_id, answer) if append_result else None
         if not self.clear_pending_question(tool_call_id):
             raise QuestionNotOpen(self.id, tool_call_id)
@@ -287,7 +322,10 @@ class Session:
 
     @property
     def title(self) -> str | None:
-        """The title. Assigning is an edit by a person: no generated title replaces it any more; None takes it away."""
+        """The title. Assigning is an edit by a person: no generated title replaces it any more; None takes it away.
+
+        Raises `InvalidValue` for what is no text or holds a lone surrogate.
+        """
         return self._head.title
 
     @title.setter
@@ -295,7 +333,10 @@ class Session:
         self.set_title(title)
 
     def set_title(self, title: str | None, *, source: str = "user") -> bool:
-        """Give a title; `source` is "user" or "generated". False where a generated one met a title of a user."""
+        """Give a title; `source` is "user" or "generated". False where a generated one met a title of a user.
+
+        Raises `InvalidValue` for another source or what is no text.
+        """
         if source not in ("user", "generated"):
             raise InvalidValue("title source", f'"user" or "generated" is needed, not {source!r}')
         if source == "generated" and self._head.title_source == "user":
@@ -329,7 +370,10 @@ class Session:
 
     @property
     def tags(self) -> frozenset[str]:
-        """The tags; assign a set to replace them, `session.tags |= {"x"}` to add one."""
+        """The tags; assign a set to replace them, `session.tags |= {"x"}` to add one.
+
+        Raises `InvalidValue` for a single string, which would be taken for its letters.
+        """
         return self._head.tags
 
     @tags.setter
@@ -347,7 +391,10 @@ class Session:
 
     @property
     def metadata(self) -> Metadata:
-        """Plain JSON values, the caller's own; changes in place count and are saved."""
+        """Plain JSON values by key, the caller's own; changes in place, nested ones too, count and are saved.
+
+        Assigning what JSON cannot carry raises `InvalidValue`; where it was put into a nested value, the save does.
+        """
         if self._metadata is None:
             self._metadata = Metadata.unpacked(self._head.metadata)
         return self._metadata
@@ -366,7 +413,10 @@ class Session:
 
     @property
     def updated_at(self) -> datetime:
-        """When it was last changed (UTC). `save` moves it forward; assigning needs an aware datetime."""
+        """When it was last changed (UTC, to the microsecond). `save` moves it forward, past what storage has.
+
+        Assigning needs an aware datetime, else `InvalidValue`.
+        """
         return self._head.updated_at
 
     @updated_at.setter
@@ -376,14 +426,20 @@ class Session:
     # -- plain form ----------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole session as plain JSON values, the caller's own. What it descends from stays behind."""
+        """The whole session as plain JSON values, the caller's own: every field under its name, times as text in UTC,
+        `messages` in chat form, `message_ids` in the same order. What the copy descends from stays behind.
+        """
         from bamboo_sessions.models.plain import session_to_dict  # noqa: PLC0415 - it reads this class
 
         return session_to_dict(self._state())
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, clock: Clock = SYSTEM_CLOCK) -> Session:
-        """The reverse of `to_dict`. Without `message_ids` the ids follow from content, the same at each reading."""
+        """The reverse of `to_dict`; only `id` is required, unknown keys are kept (see `extra`).
+
+        Without `message_ids` the ids follow from content, the same at each reading. Raises `InvalidSessionId`,
+        `InvalidMessage`, `InvalidValue`.
+        """
         from bamboo_sessions.models.plain import state_from_dict  # noqa: PLC0415
 
         return cls._of(state_from_dict(value, clock.now()), _NOWHERE, clock)
