@@ -481,9 +481,9 @@ def test_the_page_names_tests_that_are_there() -> None:
     root = Path(__file__).parent.parent.parent
     page = (root / "docs" / "explanation" / "promises.md").read_text()
     named = {word.strip("`,.") for word in page.split() if word.startswith("`test_")}
-    there = {line.split("(")[0].removeprefix("def ").strip()
-             for path in (root / "tests").rglob("*.py") for line in path.read_text().splitlines()
-             if line.strip().startswith("def test_")}
+    there = {line.split("(")[0].removeprefix("async ").removeprefix("def ").strip()
+             for path in (root / "tests").rglob("*.py") for line in map(str.strip, path.read_text().splitlines())
+             if line.startswith(("def test_", "async def test_"))}
     there |= {path.stem for path in (root / "tests").rglob("test_*.py")}
     missing = {name for name in named if name.split("::")[-1].removesuffix(".py") not in there}
     assert missing == set()
