@@ -41,6 +41,7 @@ from bamboo_sessions import (
     StorageUnavailable,
     ToolCall,
 )
+from bamboo_sessions._files import Files
 from tests.property.model import NOBODY, Copy, Deleted, Life, State, World
 
 ASKED_FOR = os.environ.get("BAMBOO_SESSIONS_EXAMPLES")
@@ -84,10 +85,19 @@ class Weather:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def read(self, session_id: str, known: Any = None) -> Any:
+    def is_current(self, stamp: Any) -> bool:
+        """A glance meets no weather: where there is some, it takes a look."""
+        if self.reads_fail or self.after_read is not None:
+            return False
+        return hasattr(self.inner, "is_current") and self.inner.is_current(stamp)
+
+    def read_held(self, session_id: str, known: Any = None) -> Any:
+        return self.read(session_id, known, getattr(self.inner, "read_held", self.inner.read))
+
+    def read(self, session_id: str, known: Any = None, read: Callable[..., Any] | None = None) -> Any:
         if self.reads_fail:
             raise StorageUnavailable("read", session_id=session_id)
-        answer = self.inner.read(session_id, known)
+        answer = (read or self.inner.read)(session_id, known)
         meanwhile, self.after_read = self.after_read, None
         if meanwhile is not None:
             meanwhile()
@@ -103,6 +113,16 @@ class Weather:
             self.mood = f"was {mood}"
             raise StorageUnavailable("commit", outcome="unknown")
         return stamp
+
+
+class Times(Files):
+    """Files whose stamps are trusted at once or never: how much time passed between two steps must not matter."""
+
+    def __init__(self, trusted: bool) -> None:
+        self.now = 2**62 if trusted else 0
+
+    def wall_ns(self) -> int:
+        return self.now
 
 
 class WatchedStore(LockedSessionStore):
@@ -148,8 +168,9 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     # -- the set-up
 
-    @initialize(in_memory=st.booleans(), sizes=st.lists(st.integers(1, 2), min_size=REPOS, max_size=REPOS))
-    def start(self, in_memory: bool, sizes: list[int]) -> None:
+    @initialize(in_memory=st.booleans(), trusting=st.booleans(), sizes=st.lists(st.integers(1, 2), min_size=REPOS, max_size=REPOS))
+    def start(self, in_memory: bool, trusting: bool, sizes: list[int]) -> None:
+        self.trusting = trusting
         self.folder = tempfile.mkdtemp(prefix="bamboo-machine-")
         self.memory = MemoryStorage() if in_memory else None
         self.world, self.held, self.numbers = World(), [], iter(range(1, 10**6))
@@ -175,7 +196,7 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     def storage(self, clock: ManualClock | None = None) -> Any:
         return self.memory or JsonFileStorage(self.folder, durability="process", clock=clock or ManualClock(
-            datetime(2026, 1, 1, tzinfo=UTC)))
+            datetime(2026, 1, 1, tzinfo=UTC)), files=Times(self.trusting))
 
     def open(self, n: int) -> Process:
         clock = self.clocks[n]
