@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,17 +47,16 @@ def warm_load_flat(lab: Lab, n: int) -> Figure:
 def warm_load_threads(lab: Lab, n: int) -> Figure:
     """Wall time of a load, over all threads: a second core gives nothing under the GIL, but nothing may be lost."""
     subject = lab.settled(n)
-    cases = {"four": _threads(subject, 4), "one": _threads(subject, 1)}
+    load, key = subject.repo.load, subject.key
+    cases = {"four": _threads(load, key, 4), "one": _threads(load, key, 1)}
     return interleave(cases, lab.rounds(25)).ratio("four", "one")
 
 
-def _threads(subject: Subject, threads: int, loads: int = 80_000) -> Once:
-    repo, key = subject.repo, subject.key
-
+def _threads(load: Callable[[str], object], key: str, threads: int, loads: int = 80_000) -> Once:
     def work(start: threading.Barrier) -> None:
         start.wait()
         for _ in range(loads // threads):
-            repo.load(key)
+            load(key)
 
     def once() -> float:
         start = threading.Barrier(threads + 1)
@@ -113,10 +114,32 @@ def cache_hit_ttl(lab: Lab, n: int) -> Figure:
 
 
 def _cache_hit(lab: Lab, n: int, cache: SessionCache[object]) -> Figure:
+    cases = {"get": loop("get(key)", get=_filled(cache, n).get, key="chat-0"), "dict.get": _dict_get()}
+    return interleave(cases, lab.rounds(25)).ratio("get", "dict.get")
+
+
+def _filled(cache: SessionCache[object], n: int) -> SessionCache[object]:
     for number in range(n):
         cache.insert(f"chat-{number}", object())
-    cases = {"get": loop("get(key)", get=cache.get, key="chat-0"), "dict.get": _dict_get()}
-    return interleave(cases, lab.rounds(25)).ratio("get", "dict.get")
+    return cache
+
+
+@row("a hit of the cache alone (LRU, TTL), 4 threads", "1 thread", 1.15, 1.05, sizes=(1_000,))
+def cache_hit_threads(lab: Lab, n: int) -> Figure:
+    """Nobody waits for anybody: a lock would make this 6."""
+    get = _filled(SessionCache(2 * n, timedelta(hours=1)), n).get
+    cases = {"four": _threads(get, "chat-0", 4), "one": _threads(get, "chat-0", 1)}
+    return interleave(cases, lab.rounds(25)).ratio("four", "one")
+
+
+@row("an insert into a full cache (LRU, TTL)", "dict.get", 80, 60, sizes=(1_000,))
+def cache_insert_full(lab: Lab, n: int) -> Figure:
+    """A new key each time, so that each makes another one go."""
+    cache = _filled(SessionCache(n, timedelta(hours=1)), n)
+    keys = [f"other-{number}" for number in range(3 * n)]  # thrice the capacity: each has long gone when it comes again
+    cases = {"insert": loop("insert(next_key(), value)", insert=cache.insert, next_key=itertools.cycle(keys).__next__,
+                            value=object()), "dict.get": _dict_get()}
+    return interleave(cases, lab.rounds(25)).ratio("insert", "dict.get")
 
 
 # -- from the file -------------------------------------------------------------------------------------------------

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections import Counter, OrderedDict
 from datetime import UTC, datetime, timedelta
 
+import pytest
+import structlog
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from bamboo_sessions.cache import DROP, KEEP, CacheStats, Put, SessionCache
+from bamboo_sessions.errors import CapacityExceeded, SessionNotFound
 
 KEYS = st.sampled_from("abcdef")
 VALUES = st.integers(0, 99)
@@ -75,10 +80,12 @@ class Model:
         self.versions[key] += 1
 
     def evict(self, most):
-        for key in [key for key, (_, _, token, _) in self.held.items() if token is None]:
-            if len(self.held) > most:
-                del self.held[key]
-                self.counted["evictions"] += 1
+        while len(self.held) > most:
+            key = next((key for key, (_, _, token, _) in self.held.items() if token is None), None)
+            if key is None:
+                return
+            del self.held[key]
+            self.counted["evictions"] += 1
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -200,8 +207,9 @@ class CacheMachine(RuleBasedStateMachine):
         assert set(self.cache.unsaved_ids()) == unsaved
         assert len(self.cache) == len(held) <= max(self.model.capacity, len(unsaved) + 1)
         assert self.cache.stats() == CacheStats(
-            size=len(held), capacity=self.model.capacity, hits=counted["hits"], misses=counted["misses"],
-            evictions=counted["evictions"], expirations=counted["expirations"], unsaved=len(unsaved))
+            size=len(held), capacity=self.model.capacity, ttl_tracked=0 if self.model.ttl is None else len(held),
+            hits=counted["hits"], misses=counted["misses"], evictions=counted["evictions"],
+            expirations=counted["expirations"], loads=0, load_failures=0, unsaved=len(unsaved), hook_failures=0)
 
     def teardown(self):
         if hasattr(self, "cache"):
@@ -212,3 +220,196 @@ class CacheMachine(RuleBasedStateMachine):
 
 CacheMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 test_the_cache_and_a_naive_model_agree = CacheMachine.TestCase
+
+
+# -- many of them ------------------------------------------------------------------------------------------------------
+
+OPERATIONS = int(os.environ.get("BAMBOO_SESSIONS_CACHE_OPERATIONS", "50000"))
+"""A million, with the variable set, takes half a minute a clock."""
+
+
+def frozen(clock, rng):
+    """Time stands still: only ticks tell what was used last."""
+
+
+def jumping(clock, rng):
+    """Mostly a little later, now and then a good deal."""
+    clock.seconds += rng.choice((0, 0, 0, 1, 2, 30))
+
+
+def backward(clock, rng):
+    """Set back as often as forward."""
+    clock.seconds += rng.choice((-400, -3, 0, 0, 0, 3, 400))
+
+
+@pytest.mark.parametrize("move", [frozen, jumping, backward])
+@pytest.mark.timeout(600)
+def test_ten_thousand_sessions_and_the_model_agree(move):
+    """Gets, inserts, changes, removals and clean-ups over more keys than there are places, with entries that expire."""
+    rng, clock = random.Random(move.__name__), Hands()
+    cache, model = SessionCache(10_000, timedelta(seconds=3_000), clock=clock), Model(10_000, 3_000, clock)
+    keys = [f"chat-{number}" for number in range(14_000)]
+    for number in range(OPERATIONS):
+        draw, key = rng.random(), rng.choice(keys)
+        if draw < 0.5 and number > 14_000:
+            there = model.settle(key)
+            model.counted["hits" if there else "misses"] += 1
+            if there:
+                model.held[key][1] = clock.seconds
+                model.held.move_to_end(key)
+            assert cache.get(key) == (model.held[key][0] if there else None)
+        elif draw < 0.96:
+            key = keys[number] if number < 12_000 else key
+            model.place(key, number, None)
+            cache.insert(key, number)
+        elif draw < 0.98:
+            shown = model.held[key][0] if model.shows(key) else None
+            assert (cache.peek(key), key in cache) == (shown, shown is not None)
+        elif draw < 0.9995:
+            there = model.settle(key)
+            model.held.pop(key, None)
+            assert cache.remove(key) == there
+        else:
+            late = [key for key in model.held if not model.shows(key)]
+            assert cache.cleanup_expired() == sum(not model.settle(key) for key in late)
+        if number % 50 == 0:
+            move(clock, rng)
+    assert cache._entries.keys() == model.held.keys()
+    stats = cache.stats()
+    assert {name: getattr(stats, name) for name in ("hits", "misses", "evictions", "expirations")} == {
+        name: model.counted[name] for name in ("hits", "misses", "evictions", "expirations")}
+    assert min(model.counted["hits"], model.counted["misses"], model.counted["evictions"]) > 1000
+    assert (model.counted["expirations"] > 0) == (move is not frozen)
+
+
+# -- with a hook -------------------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Keeps numbers, and fails while it is told to."""
+
+    def __init__(self):
+        self.kept, self.failing = {}, False
+
+    def load(self, key, context_id):
+        self._maybe()
+        return self.kept.get(key)
+
+    def save(self, key, context_id, value):
+        self._maybe()
+        self.kept[key] = value
+
+    def delete(self, key, context_id):
+        self._maybe()
+        self.kept.pop(key, None)
+
+    def on_evict(self, key, context_id):
+        self._maybe()
+
+    def _maybe(self):
+        if self.failing:
+            raise OSError("on purpose")
+
+
+class HookMachine(RuleBasedStateMachine):
+    """Whatever was acknowledged is what a load gives, as long as nobody drops it: the model is one dict."""
+
+    @initialize(capacity=st.integers(1, 4), ttl=st.sampled_from([None, 3]))
+    def begin(self, capacity, ttl):
+        self.clock, self.disk, self.truth = Hands(), Disk(), {}
+        self.capacity = capacity
+        self.cache = SessionCache(capacity, None if ttl is None else timedelta(seconds=ttl), self.disk, clock=self.clock)
+
+    @rule(seconds=st.sampled_from([1, 2, 5, -2]))
+    def time_passes(self, seconds):
+        self.clock.seconds += seconds
+
+    @rule(failing=st.booleans())
+    def the_disk(self, failing):
+        self.disk.failing = failing
+
+    @rule(key=KEYS, number=VALUES)
+    def insert(self, key, number):
+        try:
+            assert self.cache.insert(key, number)
+        except CapacityExceeded:
+            assert self.disk.failing
+            assert len(self.cache) > self.capacity
+            assert key not in self.cache
+        else:
+            self.truth[key] = number
+
+    @rule(key=KEYS)
+    def load(self, key):
+        try:
+            assert self.cache.get_or_load(key) == self.truth.get(key)
+        except OSError:
+            assert self.disk.failing
+            assert key not in self.cache
+
+    @rule(key=KEYS)
+    def get(self, key):
+        assert self.cache.get(key) in (None, self.truth.get(key))
+
+    @rule(key=KEYS)
+    def raise_it(self, key):
+        there = key in self.cache
+        try:
+            made = self.cache.update(key, lambda number: number + 1)
+        except SessionNotFound:
+            assert not there
+        else:
+            self.truth[key] += 1
+            assert made == self.truth[key]
+
+    @rule(key=KEYS, how=st.sampled_from(["save", "flush", "cleanup_expired"]))
+    def save(self, key, how):
+        try:
+            getattr(self.cache, how)(*[key] if how == "save" else [])
+        except OSError:
+            assert self.disk.failing
+
+    @rule(key=KEYS)
+    def remove(self, key):
+        try:
+            self.cache.remove(key)
+        except OSError:
+            assert self.disk.failing
+        else:
+            self.truth.pop(key, None)
+            assert key not in self.disk.kept
+
+    @rule(key=KEYS)
+    def invalidate(self, key):
+        """What the hook has is what is left."""
+        self.cache.invalidate(key)
+        self.truth.pop(key, None)
+        if key in self.disk.kept:
+            self.truth[key] = self.disk.kept[key]
+
+    @invariant()
+    def nothing_unsaved_is_lost(self):
+        unsaved = set(self.cache.unsaved_ids())
+        for key, number in self.truth.items():
+            held = self.cache._entries.get(key)
+            assert (held.value if held is not None else self.disk.kept.get(key)) == number
+            assert key in unsaved or self.disk.kept[key] == number
+        assert len(self.cache) <= self.capacity + 1
+        assert len(self.cache) <= self.capacity or unsaved
+        assert len(self.cache._turns) == len(self.cache._loads) == 0
+
+    def teardown(self):
+        if hasattr(self, "cache"):
+            self.disk.failing = False
+            self.cache.close()
+            assert self.disk.kept == self.truth
+
+
+HookMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+class TestHook(HookMachine.TestCase):
+    def setUp(self):
+        """Disks that fail on purpose are logged."""
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+        self.addCleanup(structlog.reset_defaults)

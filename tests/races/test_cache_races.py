@@ -313,7 +313,7 @@ def at_step(number, act):
     left = [number]
 
     def trace(frame, event, _):
-        if not frame.f_code.co_filename.endswith("cache.py"):
+        if not frame.f_code.co_filename.endswith(("/cache.py", "/_lru.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from bamboo_sessions.cache import DROP, KEEP, CacheEntry, CacheStats, Put, SessionCache
+from bamboo_sessions.cache import DROP, KEEP, CacheConfig, CacheEntry, CacheStats, NoPersistence, Put, SessionCache
+from bamboo_sessions.clock import SYSTEM_CLOCK
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -114,7 +115,8 @@ def test_the_least_recently_used_is_evicted(timed):
 @pytest.mark.parametrize("look", [
     lambda cache: cache.peek("a"), lambda cache: cache.peek_entry("a"), lambda cache: cache.contains("a"),
     lambda cache: "a" in cache, lambda cache: cache.list_cached(), lambda cache: cache.stats(),
-    lambda cache: cache.change("a", lambda _: KEEP)])
+    lambda cache: cache.peek_context_id("a"), lambda cache: cache.for_each(lambda key, value: None),
+    lambda cache: cache.held("a"), lambda cache: cache.change("a", lambda _: KEEP)])
 def test_looking_on_is_no_use_and_no_access(look, timed, clock):
     """Neither eviction nor expiry comes later for it."""
     for key in "abc":
@@ -172,7 +174,8 @@ def test_P12_nothing_grows_with_the_keys_ever_seen():
             cache.overdue()
             cache.insert(key, number)
     held = {name: len(value) for name, value in vars(cache).items() if isinstance(value, dict | list)}
-    assert held == {"_entries": 10, "_oldest": held["_oldest"], "_unsaved": 0, "_overdue": 0, "_tickets": 0}
+    assert held == {"_entries": 10, "_oldest": held["_oldest"], "_unsaved": 0, "_overdue": 0, "_tickets": 0, "_loads": 0}
+    assert len(cache._turns) == len(cache._turns.changing) == len(cache._left) == 0
     assert held["_oldest"] <= 10
 
 
@@ -195,6 +198,9 @@ def test_nothing_shows_an_expired_entry(timed, clock):
     clock.sleep(60)
     assert timed.peek("a") is None
     assert timed.peek_entry("a") is None
+    assert timed.peek_context_id("a") is None
+    assert timed.held("a") is None
+    timed.for_each(lambda key, value: pytest.fail(key))
     assert not timed.contains("a")
     assert "a" not in timed
     assert timed.list_cached() == []
@@ -248,6 +254,100 @@ def test_a_cache_that_could_hold_nothing_is_refused(arguments):
         SessionCache(*arguments)
 
 
+def test_the_same_under_the_clock_of_the_machine(monkeypatch):
+    """That one is read on a shorter way, and looked up at each call: a test that freezes `time` is obeyed."""
+    seconds = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: seconds[0])
+    cache = SessionCache(3, MINUTE)
+    cache.insert("a", 1)
+    for _ in range(3):
+        seconds[0] += 59
+        assert cache.get("a") == 1
+    seconds[0] += 59
+    assert cache.peek("a") == 1
+    seconds[0] += 1
+    assert cache.peek("a") is None
+    assert cache.get("a") is None
+
+
+def test_since_when_is_told_in_whole_times():
+    """The machine's time is kept as a number until somebody asks; what comes out is a time all the same."""
+    cache, before = SessionCache(), SYSTEM_CLOCK.now()
+    cache.insert("a", 1)
+    since, after = cache.peek_entry("a").cached_at, SYSTEM_CLOCK.now()
+    assert before - timedelta(milliseconds=1) <= since <= after + timedelta(milliseconds=1)
+    assert since.utcoffset() == timedelta(0)
+
+
+# -- ways to make one ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [
+    lambda clock: SessionCache(2, MINUTE, clock=clock), lambda clock: SessionCache(2, MINUTE, NoPersistence(), clock=clock),
+    lambda clock: SessionCache(max_sessions=2, ttl=MINUTE, hook=NoPersistence(), clock=clock),
+    lambda clock: SessionCache(CacheConfig(2, MINUTE), clock=clock),
+    lambda clock: SessionCache.from_config(CacheConfig(max_sessions=2, ttl=MINUTE), clock=clock)])
+def test_numbers_and_a_config_say_the_same(make, clock):
+    """Capacity and time to live are what was said, in whatever way."""
+    cache = make(clock)
+    for key in "abc":
+        cache.insert(key, key)
+    assert sorted(cache.list_cached()) == ["b", "c"]
+    assert (cache.stats().capacity, cache.stats().ttl_tracked) == (2, 2)
+    clock.sleep(60)
+    assert cache.list_cached() == []
+
+
+def test_a_cache_is_of_ten_thousand_for_ever_unless_told_otherwise():
+    """The defaults of the cache are those of its config, and without a time to live none is tracked."""
+    cache = SessionCache()
+    cache.insert("a", 1)
+    assert (cache.stats().capacity, cache.stats().ttl_tracked) == (10_000, 0)
+    assert CacheConfig() == CacheConfig(10_000, None)
+
+
+def test_a_time_to_live_is_not_said_twice():
+    """A config has one already, and neither of the two could win silently."""
+    with pytest.raises(ValueError, match="ttl"):
+        SessionCache(CacheConfig(5), MINUTE)
+
+
+# -- contexts and walks --------------------------------------------------------------------------------------------
+
+
+def test_an_entry_knows_its_context():
+    """From whatever put it there; a change keeps it, an insert says it anew."""
+    cache = SessionCache()
+    cache.insert("a", 1, "alpha")
+    ticket = cache.ticket("b")
+    cache.fill(ticket, 1, "beta")
+    cache.insert("c", 1)
+    assert [cache.peek_context_id(key) for key in "abcd"] == ["alpha", "beta", "", None]
+    cache.change("a", lambda _: Put(2))
+    cache.update("a", lambda value: value + 1)
+    assert cache.peek_entry("a").context_id == "alpha"
+    cache.insert("a", 1)
+    assert cache.peek_context_id("a") == ""
+
+
+def test_a_walk_shows_each_live_value_as_a_copy(timed, clock):
+    """The expired ones are left out, the walker may use the cache, and what it changes is its own."""
+    timed.insert("a", Box(1))
+    clock.sleep(60)
+    timed.insert("b", Box(2))
+    timed.insert("c", Box(3))
+    seen = {}
+
+    def look(key, box):
+        seen[key] = list(box.items)
+        box.items.append("changed")
+        timed.remove("c" if key == "b" else "b")
+
+    timed.for_each(look)
+    assert seen in ({"b": [2]}, {"c": [3]})
+    assert all(timed.peek(key).items == items for key, items in seen.items())
+
+
 # -- entries and counters ------------------------------------------------------------------------------------------
 
 
@@ -256,9 +356,9 @@ def test_an_entry_says_since_when_and_whether_it_is_saved(timed, clock):
     unsaved(timed, "a", 1)
     clock.sleep(5)
     timed.get("a")
-    assert timed.peek_entry("a") == CacheEntry(1, START + timedelta(seconds=1000), "token")
+    assert timed.peek_entry("a") == CacheEntry(1, "", START + timedelta(seconds=1000), "token")
     timed.insert("a", 2)
-    assert timed.peek_entry("a") == CacheEntry(2, START + timedelta(seconds=1005), None)
+    assert timed.peek_entry("a") == CacheEntry(2, "", START + timedelta(seconds=1005), None)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         timed.peek_entry("a").value = 3
 
@@ -274,7 +374,8 @@ def test_counters(timed, clock):
     assert [timed.get(key) for key in "bc"] == ["B", None]
     assert timed.cleanup_expired() == 1
     timed.remove("b")
-    assert timed.stats() == CacheStats(size=0, capacity=3, hits=4, misses=2, evictions=1, expirations=2, unsaved=0)
+    assert timed.stats() == CacheStats(size=0, capacity=3, ttl_tracked=0, hits=4, misses=2, evictions=1, expirations=2,
+                                       loads=0, load_failures=0, unsaved=0, hook_failures=0)
 
 
 def test_an_empty_cache_is_true():

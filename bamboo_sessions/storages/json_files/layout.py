@@ -6,38 +6,20 @@
     root/sessions/ab/deleted.jsonl  the births of the sessions that were deleted here
     root/new, root/trash            what is being made or removed; a crash leaves something here and nowhere else
 
-`ab` is the beginning of a hash of the id. In `<name>` the bytes a-z 0-9 _ - stand for themselves and every other byte
-of the id's UTF-8 is `=xx`: no upper case (file systems that fold case), no dots (`..`, Windows), nothing beyond ASCII
-(file systems that normalise). A name longer than 200 bytes is cut and ends in `==` and the id's sha256; `=` is
-otherwise always followed by a hex digit, so that no other id has that name. Whoever reads compares the id inside.
+`ab` is the beginning of a hash of the id, `<name>` the id as `_names` encodes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-from typing import Final
 
 import attrs
 
-LONGEST_NAME: Final = 200
-_CUT: Final = LONGEST_NAME - len("==") - 64
-_ESCAPED: Final = re.compile(rb"[^a-z0-9_-]")
-_BYTE: Final = re.compile(rb"=([0-9a-f]{2})")
-_RESERVED: Final = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|-.*")
-"""Names that Windows keeps for devices, and a leading dash, which every shell command would take for an option."""
+from bamboo_sessions._names import LONGEST_NAME as LONGEST_NAME  # noqa: PLC0414 - re-exported
+from bamboo_sessions._names import decode_name, encode_name
 
-
-def encode_id(session_id: str) -> str:
-    """The folder's name: at most 200 bytes of [a-z0-9_=-], different for different ids."""
-    plain = session_id.encode()
-    name = _ESCAPED.sub(lambda byte: b"=%02x" % ord(byte[0]), plain).decode("ascii")
-    if _RESERVED.fullmatch(name):
-        name = f"={plain[0]:02x}{name[1:]}"
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[:_CUT]}=={hashlib.sha256(plain).hexdigest()}"
+encode_id, decode_id = encode_name, decode_name
 
 
 @attrs.frozen(slots=True)
@@ -89,15 +71,6 @@ class Layout:
 def shard_of(session_id: str) -> str:
     """The name of the folder above the session's."""
     return hashlib.sha256(session_id.encode()).digest()[:1].hex()
-
-
-def decode_id(name: str) -> str | None:
-    """The id that has this folder name; None where the name was cut, or is no id's."""
-    try:
-        session_id = _BYTE.sub(lambda found: bytes([int(found[1], 16)]), name.encode("ascii")).decode()
-    except ValueError:
-        return None
-    return session_id if session_id and encode_id(session_id) == name else None
 
 
 def lock_number(digest: bytes) -> int:
