@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs bench bench-save bench-compare soak check
+.PHONY: help setup setup-torture demo test torture histories lint types docs bench bench-save bench-compare soak check
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -25,6 +25,20 @@ demo: $(VENV)/ready-demo ## four processes share sessions and one is killed: was
 
 test: $(VENV)/ready-dev ## run the tests (ARGS="-k merge" chooses some)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+setup-torture: $(VENV)/ready-dev ## install what `make torture` needs besides Python, from Debian packages
+	@missing="$$($(BIN)/python -m tests.torture.needs packages)"; test -z "$$missing" || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing >/dev/null; \
+	else echo "not installed; as root on Debian and Ubuntu: apt-get install $$missing"; fi
+	@$(BIN)/python -m tests.torture.needs
+
+torture: $(VENV)/ready-dev ## kill writers and fail them at every call, some minutes (ARGS="-k fold"; first make setup-torture)
+	@$(BIN)/python -m pytest tests/torture -n $(WORKERS) --dist worksteal $(ARGS)
+
+histories: $(VENV)/ready-dev ## 400,000 operations by many writers, judged as a whole, some minutes (ARGS="--seed 7 --factory memory")
+	@$(BIN)/python -m tests.histories $(ARGS)
 
 lint: $(VENV)/ready-dev ## look for mistakes and untidiness with ruff
 	@$(BIN)/ruff check .

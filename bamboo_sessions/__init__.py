@@ -17,9 +17,18 @@ into `reconcile.plan_save` and `merge.merge`.
 
 from typing import TYPE_CHECKING, Any
 
-from bamboo_sessions.cache import CacheStats, SessionCache
+from bamboo_sessions.cache import (
+    CacheConfig,
+    CacheEntry,
+    CacheStats,
+    NoPersistence,
+    PersistenceHook,
+    SessionCache,
+)
+from bamboo_sessions.cache_lines import JsonLinesPersistence
 from bamboo_sessions.clock import Clock, SystemClock
 from bamboo_sessions.errors import (
+    CapacityExceeded,
     CorruptSession,
     InvalidMessage,
     InvalidSessionId,
@@ -59,7 +68,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncSessionRepository",
+    "CacheConfig",
+    "CacheEntry",
     "CacheStats",
+    "CapacityExceeded",
     "Clock",
     "Conflict",
     "CorruptSession",
@@ -68,11 +80,14 @@ __all__ = [
     "InvalidSessionId",
     "InvalidValue",
     "JsonFileStorage",
+    "JsonLinesPersistence",
     "LockTimeout",
     "LockedSessionStore",
     "MemoryStorage",
     "Message",
+    "NoPersistence",
     "PendingQuestion",
+    "PersistenceHook",
     "QuestionNotOpen",
     "Repair",
     "RevisionConflict",

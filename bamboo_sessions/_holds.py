@@ -106,12 +106,18 @@ class Hold:
             self._let_go()
 
     def _let_go(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            try:  # noqa: SIM105 - suppress() costs as much as the reset
-                self.holds.within.reset(token)
-            except ValueError:  # left on another thread than entered: its context never had this token
-                pass
+        try:
+            token, self._token = self._token, None
+            if token is not None:
+                try:  # noqa: SIM105 - suppress() costs as much as the reset
+                    self.holds.within.reset(token)
+                except ValueError:  # left on another thread than entered: its context never had this token
+                    pass
+            # Where memory ran out for that (it makes a new mapping), what is left there is not live, and joined by nobody.
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
         try:
             across, self._across = self._across, None
             if across is not None:

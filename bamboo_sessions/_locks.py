@@ -107,7 +107,8 @@ class KeyedLocks(Generic[Key]):
         return Hold(self, key, timeout)
 
     def acquire(self, key: Key, timeout: float) -> object | None:
-        with self._guard:
+        self._guard.acquire()
+        try:  # not `with`: leaving one takes memory, and where there is none the guard would stay locked for ever
             if key not in self._waiting:
                 self._waiting[key] = None
                 return self._token
@@ -117,6 +118,8 @@ class KeyedLocks(Generic[Key]):
             if queue is None:
                 queue = self._waiting[key] = deque()
             queue.append(turn)
+        finally:
+            self._guard.release()
         return self._token if self._wait(key, queue, turn, timeout) else None
 
     def _wait(self, key: Key, queue: deque[threading.Lock], turn: threading.Lock, timeout: float) -> bool:
@@ -132,22 +135,28 @@ class KeyedLocks(Generic[Key]):
 
     def _gave_up(self, queue: deque[threading.Lock], turn: threading.Lock) -> bool:
         """False where the key was handed over between the deadline and now: then it is ours after all."""
-        with self._guard:
+        self._guard.acquire()
+        try:
             if turn in queue:
                 queue.remove(turn)
                 return True
             return False
+        finally:
+            self._guard.release()
 
     def release(self, key: Key, token: object | None) -> None:
         """Hand it on; nothing for a token from before a fork, where the child ends a hold that is its parent's."""
         if token is not self._token:
             return
-        with self._guard:
+        self._guard.acquire()
+        try:
             queue = self._waiting.get(key)
             if queue:
                 queue.popleft().release()
             else:
                 self._waiting.pop(key, None)
+        finally:
+            self._guard.release()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._waiting
@@ -184,11 +193,21 @@ class RangeLocks:
     def __init__(self, path: str, mode: int = 0o600) -> None:
         self._path, self._mode = path, mode
         self._fd: int | None = None
-        self._opening = threading.Lock()  # guards the change of _fd from None to a number and back
+        self._used: dict[int, int] = {}  # number -> descriptor, from before its first call until after its last
+        self._retired: set[int] = set()  # closed when the last number on them is released
+        self._opening = threading.Lock()  # guards the changes of _fd and _retired
         _after_fork(self)
 
     def acquire(self, number: int, timeout: float) -> bool:
-        fd, spell = self._opened(), _spelled(number)
+        fd, taken = self._enter(number), False
+        try:
+            taken = self._take(fd, _spelled(number), timeout)
+        finally:
+            if not taken:
+                self.release(number)
+        return taken
+
+    def _take(self, fd: int, spell: _Spelled, timeout: float) -> bool:
         if not _set_range(fd, spell.enter):
             began = real_monotonic()
             if not poll(lambda: _set_range(fd, spell.enter), timeout):
@@ -198,17 +217,58 @@ class RangeLocks:
             # One process at most waits here, so it may look often.
             return _set_range(fd, spell.lock) or poll(lambda: _set_range(fd, spell.lock), timeout, longest=LAST_POLL / 10)
         finally:
-            _set_range(fd, spell.leave)
+            self._unset(fd, spell.leave)
 
     def release(self, number: int) -> None:
-        if self._fd is not None:
-            _set_range(self._fd, _spelled(number).unlock)
+        """Never fails: the caller's work is done. Nothing for a number that is not held."""
+        fd = self._used.get(number)
+        if fd is None:
+            return
+        try:
+            self._unset(fd, _spelled(number).unlock)
+        finally:
+            self._used.pop(number, None)
+            if self._retired:
+                self._close_unused()
+
+    def _unset(self, fd: int, what: bytes) -> None:
+        """Even an unlock takes memory in the kernel (ENOLCK where it has none), and its answer some in here. The lock must
+        not stay for that: the descriptor is closed as soon as it holds no other one, and its locks end with it."""
+        try:
+            _set_range(fd, what)
+        except BaseException as error:
+            self._retire(fd)
+            if not isinstance(error, OSError | MemoryError):
+                raise
+
+    def _retire(self, fd: int) -> None:
+        with self._opening:
+            self._retired.add(fd)
+            if self._fd == fd:
+                self._fd = None
+
+    def _close_unused(self) -> None:
+        with self._opening:
+            for fd in self._retired.difference(self._used.values()):
+                self._retired.discard(fd)
+                with suppress(OSError):
+                    os.close(fd)
 
     def close(self) -> None:
         with self._opening:
-            fd, self._fd = self._fd, None
-            if fd is not None:
-                os.close(fd)
+            if self._fd is not None:
+                self._retired.add(self._fd)
+            self._fd = None
+            while self._retired:
+                os.close(self._retired.pop())
+
+    def _enter(self, number: int) -> int:
+        """The descriptor, noted as used before it is looked at again: whoever retires it sees the note, or we see that."""
+        while True:
+            fd = self._used[number] = self._opened()
+            if fd == self._fd:
+                return fd
+            del self._used[number]
 
     def _opened(self) -> int:
         fd = self._fd
@@ -222,15 +282,15 @@ class RangeLocks:
                     with suppress(PermissionError):  # made, and shared, by another user
                         os.fchmod(self._fd, self._mode)
                 if fd is not None:
-                    os.close(fd)
+                    self._retired.add(fd)
             assert self._fd is not None
             return self._fd
 
     def _forked(self) -> None:
-        """The inherited descriptor shares the parent's locks: closing it drops none of them, unlocking would."""
-        fd, self._fd = self._fd, None
-        self._opening = threading.Lock()
-        if fd is not None:
+        """The inherited descriptors share the parent's locks: closing them drops none of those, unlocking would."""
+        fds = self._retired if self._fd is None else {*self._retired, self._fd}
+        self._fd, self._used, self._retired, self._opening = None, {}, set(), threading.Lock()
+        for fd in fds:
             os.close(fd)
 
 
@@ -297,7 +357,12 @@ class FileLocks:
             lock.acquire(blocking=False)
         except filelock.Timeout:
             return False
-        if not _names_its_file(lock, path):
+        try:
+            mine = _names_its_file(lock, path)
+        except OSError:
+            lock.release(force=True)
+            raise
+        if not mine:
             lock.release(force=True)
             return False
         self._held[number] = lock
@@ -319,7 +384,7 @@ def _names_its_file(lock: filelock.BaseFileLock, path: str) -> bool:
     fd = lock._context.lock_file_fd
     try:
         here, there = os.fstat(-1 if fd is None else fd), os.stat(path)
-    except OSError:
+    except FileNotFoundError:
         return False
     return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import InvalidValue
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
@@ -67,7 +68,7 @@ def patch_in_place(head: Json, change: Json) -> None:
 
 def encode_head(head: Head) -> Json:
     """A head as stored: fields at their default are left out, fields of newer versions stand where they came from."""
-    made: Json = {key: orjson.loads(packed) for key, packed in head.extra.items()}
+    made: Json = {key: loads(packed) for key, packed in head.extra.items()}
     made |= {name: _written(name, value) for name in _IN_A_LINE if (value := getattr(head, name)) != _FIELDS[name]}
     made |= {section: values for section in _SECTIONS if (values := _section(head, section))}
     return made
@@ -105,7 +106,7 @@ def _split_fields(stored: Json) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _section(head: Head, section: str) -> Json:
     """A section as {key: JSON value}: questions by token, closed tokens in order, the rest by key."""
-    return {key: orjson.loads(packed) for key, packed in _packed_section(head, section).items()}
+    return {key: loads(packed) for key, packed in _packed_section(head, section).items()}
 
 
 def _packed_section(head: Head, section: str) -> Mapping[str, bytes]:
@@ -172,7 +173,7 @@ def _out_of_order(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bo
 
 def _diff_packed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Json:
     change: Json = {}
-    written = {key: orjson.loads(value) for key, value in after.items() if before.get(key) != value}
+    written = {key: loads(value) for key, value in after.items() if before.get(key) != value}
     if written:
         change["set"] = written
     gone = [key for key in before if key not in after]
@@ -241,6 +242,6 @@ def check_usage(line: bytes) -> None:
     if b"\n" in line or b"\r" in line:
         raise InvalidValue("usage record", "it contains a line break")
     try:
-        orjson.loads(line)
+        loads(line)
     except ValueError as error:
         raise InvalidValue("usage record", f"not one JSON value: {error}") from error

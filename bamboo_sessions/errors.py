@@ -139,6 +139,17 @@ class CorruptSession(StorageError):
         super().__init__(f"session {session_id!r} is damaged: {self.path}, byte {offset}: {reason}{advice}")
 
 
+class CapacityExceeded(StorageError):
+    """No room: what is held is unsaved or kept, and may not be dropped for something new, which was not taken in.
+
+    A storage error, as a full disk is one: what would make room has to be stored or removed first.
+    """
+
+    def __init__(self, session_id: str, capacity: int) -> None:
+        self.session_id, self.capacity = session_id, capacity
+        super().__init__(f"no room for session {session_id!r}: {capacity} are held, and none of them may be dropped")
+
+
 class LockTimeout(StorageError):
     """Another writer held the session's lock for longer than `seconds`; nothing was changed."""
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import InvalidMessage, InvalidValue
 from bamboo_sessions.ids import new_token
 from bamboo_sessions.models.values import checked_text, decode_text, deeply, encode_plain, encode_text, freeze
@@ -133,7 +134,7 @@ class Message:
         """The message's name within its session, given once."""
         if self._id is None:
             end = self._id_end()
-            self._id = orjson.loads(self._line[_ID_AT - 1 : end + 1])
+            self._id = loads(self._line[_ID_AT - 1 : end + 1])
         return self._id
 
     @property
@@ -158,7 +159,7 @@ class Message:
 
     def to_dict(self) -> dict[str, Any]:
         """The chat form, a fresh plain dict of the caller's own."""
-        body = orjson.loads(self._line)
+        body = loads(self._line)
         chat: dict[str, Any] = body["m"] if "m" in body else decode_text(body["text"])
         return chat
 
@@ -214,7 +215,7 @@ class Message:
     def key(self) -> bytes:
         """Equal for the same content, whatever the order of its keys, and for nothing else: 1, 1.0 and True differ."""
         if self.chat_bytes.startswith(_PLAIN):
-            return orjson.dumps(orjson.loads(self._line)["m"], option=orjson.OPT_SORT_KEYS)
+            return orjson.dumps(loads(self._line)["m"], option=orjson.OPT_SORT_KEYS)
         return encode_text(self.to_dict(), "message", sort_keys=True).encode()  # orjson would write NaN as null
 
     def says_as(self, other: Message) -> bool:

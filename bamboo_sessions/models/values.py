@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import InvalidValue
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ def trimmed(packed: bytes) -> bytes:
 
 def unpack(packed: bytes) -> Any:
     """A fresh value, the caller's own, from what `pack` wrote."""
-    value = orjson.loads(packed)
+    value = loads(packed)
     if isinstance(value, dict) and value.keys() == {MARK}:
         return decode_text(value[MARK])
     return value

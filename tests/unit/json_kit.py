@@ -181,7 +181,8 @@ class PowerCut(Files):
         self.node(os.path.dirname(path)).now.pop(os.path.basename(path), None)
 
     def sync_dir(self, path):
-        self.node(path).sync()
+        if path != os.path.dirname(self.root):  # the root's own name is there for good
+            self.node(path).sync()
 
     def after_cut(self, target):
         """Lay the durable state out in the folder `target`."""

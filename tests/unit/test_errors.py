@@ -9,6 +9,7 @@ import pytest
 import bamboo_sessions
 from bamboo_sessions import errors
 from bamboo_sessions.errors import (
+    CapacityExceeded,
     CorruptSession,
     InvalidMessage,
     InvalidSessionId,
@@ -30,7 +31,7 @@ EVERY = [
     QuestionNotOpen("s", "call-1"), InvalidSessionId("", "it is empty"), InvalidValue("metadata['k']", "no"),
     InvalidMessage("message", "no"), StorageError("broken"), StorageUnavailable("save", session_id="s", outcome="unknown",
     path="/x", reason="full"), UnsupportedFormat("/x", 9, 1), CorruptSession("s", path="/x", offset=7, reason="torn"),
-    LockTimeout("s", 1.5), RevisionConflict("s", None, ("b", 3)),
+    LockTimeout("s", 1.5), RevisionConflict("s", None, ("b", 3)), CapacityExceeded("s", 10),
 ]
 
 
@@ -45,7 +46,7 @@ def test_the_root_catches_all():
 
 def test_which_are_storage_errors():
     """Those that save_and_cache swallows; what a caller did wrong, or what became of a session, is none."""
-    of_storage = {StorageError, StorageUnavailable, UnsupportedFormat, CorruptSession, LockTimeout, RevisionConflict}
+    of_storage = {StorageError, CapacityExceeded, StorageUnavailable, UnsupportedFormat, CorruptSession, LockTimeout, RevisionConflict}
     for error in EVERY:
         assert isinstance(error, StorageError) is (type(error) in of_storage)
 

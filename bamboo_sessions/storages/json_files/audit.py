@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
-import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.codec import decode_head, patch_in_place
 from bamboo_sessions.errors import InvalidValue, UnsupportedFormat
 from bamboo_sessions.models.findings import Severity
@@ -286,20 +286,20 @@ def _questions_fault(head: Head) -> str:
 
 def message_ids(lines: Sequence[bytes]) -> list[str]:
     """The ids of messages whose envelopes are good."""
-    return [one["id"] for one in orjson.loads(b"[%b]" % b",".join(lines))]
+    return [one["id"] for one in loads(b"[%b]" % b",".join(lines))]
 
 
 def message_fault(lines: Sequence[bytes]) -> tuple[int, str]:
     """(index, reason) of the first message whose envelope is none; (-1, "")."""
     try:
-        parsed = orjson.loads(b"[%b]" % b",".join(lines))
+        parsed = loads(b"[%b]" % b",".join(lines))
         if len(parsed) == len(lines) and all(map(_is_envelope, parsed, lines)):
             return -1, ""
     except ValueError:
         pass
     for index, line in enumerate(lines):
         try:
-            if not _is_envelope(orjson.loads(line), line):
+            if not _is_envelope(loads(line), line):
                 return index, "the message has no id, or nothing that it says"
         except ValueError as error:
             return index, f"the message is not JSON: {error}"

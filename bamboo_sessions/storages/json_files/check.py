@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 import attrs
-import orjson
 
 from bamboo_sessions._files import READ, Files
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import LockTimeout, SessionNotFound, StorageError, StorageUnavailable
 from bamboo_sessions.models.findings import Finding
 from bamboo_sessions.storages.json_files import lines
@@ -162,14 +162,16 @@ class Checker:
         return [*found, *self._grave_lines(path, data, os.path.basename(shard))]
 
     def _grave_lines(self, path: str, data: bytes, shard: str) -> Iterator[Finding]:
-        begin = 0
+        """A line that a dying writer left unfinished is never a whole object, and there may be others behind it. A power cut
+        may leave the length before the bytes: zeros, or at the end anything at all, but no line break that would end it."""
+        begin, tail = 0, _tail(data)
         for line in data.split(b"\n"):
             if lines.checksum(line) >= 0:
                 if shard_of(_id_in(line)) != shard:
                     yield self._of_store(path, "wrong-place", f"it names the session {_id_in(line)!r} of another folder",
                                          offset=begin)
-            elif line.startswith(lines.START[: len(line)]) and not _is_json(line):
-                if line:  # what a dying writer left is never a whole object
+            elif begin >= tail or b"\0" in line or (line.startswith(lines.START[: len(line)]) and not _is_json(line)):
+                if line:
                     yield self._of_store(path, "torn-line", "an unfinished line, never acknowledged", harmless=True, offset=begin)
             else:
                 yield self._of_store(path, "tombstone-damaged", "a tombstone does not agree with its checksum", offset=begin)
@@ -195,7 +197,7 @@ class Checker:
     def _id_inside(self, place: Place) -> str | None:
         """Where the folder's name was cut."""
         try:
-            found = orjson.loads(self._files.read_whole(place.snapshot).split(b"\n", 1)[0][:-1] + b"}")["head"]["id"]
+            found = loads(self._files.read_whole(place.snapshot).split(b"\n", 1)[0][:-1] + b"}")["head"]["id"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if type(found) is str and found and "\0" not in found else None
@@ -332,13 +334,26 @@ def _usage_lines(place: Place, path: str, data: bytes) -> Iterator[Finding]:
         begin += len(line) + 1
 
 
+def _tail(data: bytes) -> int:
+    """Where that begins which no line break ends, with all that is not valid before it; the length where there is none."""
+    if data.endswith(b"\n"):
+        return len(data)
+    begin = len(data) - len(data.rpartition(b"\n")[2])
+    while begin > 0:
+        line = data[:begin - 1].rpartition(b"\n")[2]
+        if lines.checksum(line) >= 0:
+            break
+        begin -= len(line) + 1
+    return begin
+
+
 def _is_json(line: bytes) -> bool:
     try:
-        orjson.loads(line)
+        loads(line)
     except ValueError:
         return False
     return True
 
 
 def _id_in(line: bytes) -> str:
-    return str(orjson.loads(line).get("id"))
+    return str(loads(line).get("id"))

@@ -73,6 +73,11 @@ class Graves:
         wanted = orjson.dumps({"birth": birth, "id": place.session_id})[1:]
         return any(line[lines.BODY :] == wanted and lines.checksum(line) >= 0 for line in data.split(b"\n"))
 
+    def confirm(self, place: Place) -> None:
+        """There is no session, and that is durable: whoever removed it may have failed, or died, before it was."""
+        with suppress(FileNotFoundError):
+            self._files.sync_dir(place.shard)
+
     def clear_away(self, place: Place) -> None:
         """One rename takes the session off its name; what it held is removed behind the scenes."""
         aside = os.path.join(self._layout.trash, new_token())

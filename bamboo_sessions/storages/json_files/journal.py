@@ -22,6 +22,7 @@ from zlib import crc32
 import attrs
 import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import InvalidValue, UnsupportedFormat
 from bamboo_sessions.storages.json_files import lines
 from bamboo_sessions.storages.protocol import Change, HeadChange
@@ -104,7 +105,7 @@ def read_header(data: bytes, path: str) -> Header:
     if crc < 0:
         lines.refuse_newer(data, path, FORMAT)
         raise ValueError("the first line is damaged")
-    fields = orjson.loads(line)
+    fields = loads(line)
     if fields["format"] != FORMAT:
         raise UnsupportedFormat(path, fields["format"], FORMAT)
     return Header(fields["birth"], fields["generation"], fields["revision"], crc, end + 1)
@@ -153,7 +154,7 @@ def _read_run(run: list[bytes], found: Scan, revision: int) -> bool:
             return False
         fronts.append(line[_FRONT : line.find(_ADD)])  # a head may contain the text as well: then this is no JSON
     try:
-        steps, count = _steps(run, fronts, orjson.loads(b"[{%b}]" % b"},{".join(fronts)), revision, found.count)
+        steps, count = _steps(run, fronts, loads(b"[{%b}]" % b"},{".join(fronts)), revision, found.count)
     except (ValueError, KeyError, TypeError):
         return False
     found.steps += steps
@@ -219,12 +220,12 @@ def _parsed(line: bytes) -> Step:
     # Before the head there is only the operation id that somebody else chose, and a string cannot contain this text
     # unescaped; inside the head it may well come again.
     begin = line.index(_SIZE) + len(_SIZE) - 1
-    sizes: list[int] = orjson.loads(line[begin : line.index(b"]", begin) + 1])
+    sizes: list[int] = loads(line[begin : line.index(b"]", begin) + 1])
     added = len(line) - len(_END) - sum(sizes) - max(0, len(sizes) - 1)
     end = added - len(_ADD)
     if line[end:added] != _ADD:
         raise ValueError("the sizes do not fit")
-    fields: dict[str, Any] = orjson.loads(b"{%b}" % line[lines.BODY : end])
+    fields: dict[str, Any] = loads(b"{%b}" % line[lines.BODY : end])
     return fields["rev"], fields["op"], fields["keep"], _cut(line, added, sizes), fields["head"]
 
 

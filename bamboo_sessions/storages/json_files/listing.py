@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from bamboo_sessions._files import Files
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import StorageError
 from bamboo_sessions.storages.json_files.layout import Layout, Place, journal_in, snapshot_in
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
@@ -76,7 +77,7 @@ class Listing:
         known = kept.get(name)
         try:
             if known is not None and known.stamp.trusted and still(known.stamp, self._files.stat(known.stamp.path)):
-                return orjson.loads(known.head), known.count
+                return loads(known.head), known.count
             listed = self._reader.listed(_place(os.path.join(shard, name)))
         except FileNotFoundError:
             listed = None

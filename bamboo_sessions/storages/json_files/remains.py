@@ -14,8 +14,8 @@ from typing import Any, Final
 from zlib import crc32
 
 import attrs
-import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.storages.json_files import journal, lines, snapshot
 from bamboo_sessions.storages.json_files.audit import head_fault, message_fault
 from bamboo_sessions.storages.protocol import Change
@@ -112,7 +112,7 @@ def _read_top(made: SnapshotRemains, data: bytes, path: str) -> int | None:
 def _head_by_form(data: bytes) -> tuple[dict[str, Any] | None, int]:
     """A flipped bit in a title leaves a head that can be read and is wrong in one word: better than none."""
     try:
-        fields = orjson.loads(data[: max(data.find(b"\n"), 0)][:-1] + b"}")
+        fields = loads(data[: max(data.find(b"\n"), 0)][:-1] + b"}")
         head, generation = fields["head"], fields["generation"]
     except (ValueError, KeyError, TypeError):
         return None, 0
@@ -125,7 +125,7 @@ def _last_line(data: bytes) -> tuple[tuple[str, ...], list[bytes]]:
     if found is None:
         return (), []
     try:
-        ops = orjson.loads(found[1])
+        ops = loads(found[1])
     except ValueError:
         ops = []
     return tuple(ops), [found[2][at : at + 8] for at in range(0, len(found[2]), 8)]
@@ -225,7 +225,7 @@ def _piece(data: bytes, begin: int, end: int) -> Piece:
 
 
 def _change(line: bytes) -> tuple[Change, str]:
-    fields = orjson.loads(line)
+    fields = loads(line)
     sizes = fields["size"]
     at = len(line) - len(b"]}") - sum(sizes) - max(0, len(sizes) - 1)
     if not line.endswith(b',"add":[', 0, at):

@@ -24,6 +24,7 @@ from zlib import crc32
 import attrs
 import orjson
 
+from bamboo_sessions._json import loads
 from bamboo_sessions.errors import InvalidValue, UnsupportedFormat
 from bamboo_sessions.storages.json_files import lines
 from bamboo_sessions.storages.protocol import Head
@@ -118,7 +119,7 @@ def decode_top(data: bytes, path: str) -> Top:
     if lines.checksum(line) < 0:
         lines.refuse_newer(data, path, FORMAT)
         raise Damage(0, "the first line does not agree with its checksum")
-    fields: dict[str, Any] = orjson.loads(line[:-1] + b"}")
+    fields: dict[str, Any] = loads(line[:-1] + b"}")
     if fields["format"] != FORMAT:
         raise UnsupportedFormat(path, fields["format"], FORMAT)
     return Top(fields["head"], fields["count"], fields["generation"], end + 1)
@@ -134,7 +135,7 @@ def _parts(data: bytes, top: Top) -> tuple[list[bytes], dict[str, Any]]:
         messages.append(rows.readline()[:-1])  # no comma behind the last one
     if opening != _OPEN or rows.readline() != _SHUT:
         raise ValueError("the number of messages is not the one that the first line tells")
-    return messages, orjson.loads(b"{" + rows.read())
+    return messages, loads(b"{" + rows.read())
 
 
 # -- damage ------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def _is_good(message: bytes, total: int, told: bytes) -> bool:
     if told:
         return told == b"%08x" % total
     try:
-        orjson.loads(message)
+        loads(message)
     except ValueError:
         return False
     return bool(message)

@@ -37,6 +37,7 @@ from bamboo_sessions.storages.json_files.check import Checker, Locks, Progress
 from bamboo_sessions.storages.json_files.graves import Graves
 from bamboo_sessions.storages.json_files.layout import Layout, Place, number_of
 from bamboo_sessions.storages.json_files.listing import Listing
+from bamboo_sessions.storages.json_files.mounts import warn_of_shared
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.repair import Repairer
 from bamboo_sessions.storages.json_files.stamp import Stamp, still
@@ -137,6 +138,7 @@ class JsonFileStorage(RecordBacked):
                 make_folders(self._files, self._layout, folder_mode(self._mode))
         except OSError as error:
             self._fail("open", None, error)
+        warn_of_shared(self._layout.root)
         sweep(self._files, self._layout)
 
     def _assemble(self, portable: bool) -> None:
@@ -216,12 +218,23 @@ class JsonFileStorage(RecordBacked):
     def read_held(self, session_id: str, known: AnyStamp | None = None) -> Record | Delta | Unchanged | None:
         """Nobody else writes now. A journal that ends with the line that this object wrote last, and was acknowledged,
         needs no second look however young its times are; `commit` compares that line's checksum all the same."""
+        if self._writer.outcome(session_id) == "unknown":
+            self._settle(self._place(session_id))
         tip = self._tips.get(session_id)
         if tip is not None and tip.own and tip.stamp is known:
             with suppress(OSError):  # then the read says what is wrong
                 if still(tip.stamp, self._files.stat(tip.stamp.path)):
                     return UNCHANGED
         return self.read(session_id, known)
+
+    def _settle(self, place: Place) -> None:
+        with self._writing(place):
+            try:
+                self._writer.settle(place)
+            except Damaged as damage:
+                self._corrupt(place, damage)
+            except OSError as error:
+                self._fail("settle", place, error, "unknown")
 
     def _read_since(self, place: Place, known: Stamp, stat: os.stat_result) -> Record | Delta | None:
         delta = None if known.ahead else self._reader.since(known, stat)
@@ -275,6 +288,7 @@ class JsonFileStorage(RecordBacked):
         with self._writing(place):
             try:
                 if self._reader.is_absent(place):
+                    self._graves.confirm(place)
                     return False
                 birth = self._birth(place)
                 if birth is not None:
@@ -379,12 +393,16 @@ class JsonFileStorage(RecordBacked):
         """Not before a commit that relied on this hold without owning it (another thread's) is through. It looks at
         `_held` after it entered `_busy`; we look at `_busy` after we left `_held`: one of us sees the other."""
         session_id = place.session_id
-        if session_id in self._held:
-            self._held.discard(session_id)
-            if session_id in self._busy:
-                self._busy.release(session_id, self._busy.acquire(session_id, TIMEOUT_MAX))
-            self._locks.release(place.number)
-        self._outer.release(session_id, token)
+        try:  # each step is taken whatever becomes of the one before: an interrupt, or no memory for a wait
+            if session_id in self._held:
+                self._held.discard(session_id)
+                try:
+                    if session_id in self._busy:
+                        self._busy.release(session_id, self._busy.acquire(session_id, TIMEOUT_MAX))
+                finally:
+                    self._locks.release(place.number)
+        finally:
+            self._outer.release(session_id, token)
 
     def _writing(self, place: Place) -> _Writing:
         return _Writing(self, place)

@@ -17,6 +17,7 @@ import filelock
 import orjson
 
 from bamboo_sessions._files import Files
+from bamboo_sessions._json import loads
 from bamboo_sessions._locks import _native_lock, poll
 from bamboo_sessions.errors import LockTimeout, StorageError, UnsupportedFormat
 from bamboo_sessions.ids import new_birth
@@ -47,7 +48,7 @@ def read_store_id(files: Files, layout: Layout) -> str:
     """Raises FileNotFoundError where there is no store yet."""
     data = files.read_whole(layout.store)
     try:
-        fields: dict[str, Any] = orjson.loads(data)
+        fields: dict[str, Any] = loads(data)
         found, store_id = fields["format"], fields["store_id"]
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{layout.store} is damaged: {error}; restore it from a backup") from error
@@ -72,6 +73,8 @@ def _made(files: Files, layout: Layout, mode: int, folder_mode: int) -> str:
     except FileNotFoundError:
         if _is_there(files, layout.sessions):
             raise StorageError(f"{layout.root} has sessions but no store.json; restore it from a backup") from None
+    with suppress(PermissionError):
+        files.sync_dir(os.path.dirname(layout.root))  # once more: it may have failed for whoever made the root
     store_id = new_birth()
     files.write_new(layout.store + ".new", orjson.dumps({"format": FORMAT, "store_id": store_id}) + b"\n", mode)
     files.rename(layout.store + ".new", layout.store)

@@ -65,7 +65,10 @@ class Writer:
             _check(commit, tip.stamp)
             stamp = self._write(place, fd, tip, change)
         finally:
-            self._files.close(fd)
+            try:  # noqa: SIM105 - suppress() would take memory, and leave the file open where there is none
+                self._files.close(fd)
+            except OSError:  # what was synced is stored, and what was undone is not, whatever `close` says
+                pass
         if stamp.end > max(FOLD_AT, FOLD_RATIO * stamp.base[1]):
             return self._folded(place, stamp)
         return stamp
@@ -76,6 +79,9 @@ class Writer:
         at, data = last.end, line
         if not tip.own:
             at, data = last.start, files.read_at(fd, last.end - last.start, last.start) + line
+            if last.start == 0:  # a fold's journal without a line yet: its name may not be durable, and ours would go with it
+                files.sync_dir(place.folder)
+        self._refused.add(place.session_id)  # until it is known what became of the line: memory may end anywhere here
         try:
             files.write_all(fd, data, at)
             files.sync(fd)
@@ -89,6 +95,7 @@ class Writer:
                       is_settled(stat, files.wall_ns()), birth, last.generation, change.revision, change.op, count,
                       crc, last.end, stat.st_size, last.base, ahead=False)
         self._tips.wrote(place.session_id, stamp)
+        self._refused.discard(place.session_id)
         return stamp
 
     def _undo(self, place: Place, last: Stamp, error: BaseException) -> Never:
@@ -97,8 +104,8 @@ class Writer:
         outcome: Outcome = "not applied"
         try:
             self._cut(place.journal, last.end)
+            self._refused.discard(place.session_id)
         except OSError:
-            self._refused.add(place.session_id)
             outcome = "unknown"
         if not isinstance(error, OSError):
             raise error
@@ -112,6 +119,12 @@ class Writer:
             self._files.sync(fd)
         finally:
             self._files.close(fd)
+
+    def settle(self, place: Place) -> None:
+        """Make durable what a commit of unknown outcome may have left, before anybody is told that it is there: a retry
+        that finds its own line would have nothing to write, and that line was never synced."""
+        if place.session_id in self._refused and not self._reader.is_absent(place):
+            self._renew(place)
 
     def _once_more(self, place: Place, tip: Tip) -> Stamp:
         """The commit is there already. Whoever wrote it may have failed to sync it, so it is made durable again."""
@@ -267,9 +280,10 @@ class Writer:
         self._replace(place, place.snapshot, snapshot.encode(head, messages, ops, generation))
         self._replace(place, place.journal, journal.header_line(head["birth"], generation, head["revision"]))
         self._files.sync_dir(place.shard)
+        made = self._own(place, head, generation, ops[-1], len(messages))
         self._refused.discard(place.session_id)
         self._fold_from.pop(place.session_id, None)
-        return self._own(place, head, generation, ops[-1], len(messages))
+        return made
 
     def _whole(self, place: Place) -> Record:
         record = self._reader.record(place)
@@ -338,6 +352,8 @@ class Writer:
     def _make_shard(self, place: Place) -> None:
         if place.shard in self._shards:
             return
+        if not self._shards:  # whoever made the store may have failed, or died, before its own names were durable
+            self._files.sync_dir(self._layout.root)
         with suppress(FileExistsError):
             self._files.mkdir(place.shard, self._folder_mode)
         self._files.sync_dir(self._layout.sessions)  # also where another process made it: its own sync may be to come

@@ -1,0 +1,35 @@
+"""A tombstone that a power cut tore was never acknowledged: what is left of it is a leftover, not damage."""
+
+from __future__ import annotations
+
+import pytest
+
+from bamboo_sessions import JsonFileStorage, Session, SessionRepository
+
+
+@pytest.mark.parametrize("torn", [bytes(60), b'{"crc":"' + bytes(52), b"\x9a\x17\n\xff" * 15, b'\x00\n{"cr'],
+                         ids=["zeros", "zeros behind some bytes", "garbage with a line break in it", "torn twice"])
+def test_a_tombstone_torn_by_a_power_cut_is_no_damage(tmp_path, torn):
+    """The length of a file may reach the disk before its bytes; the next tombstone then goes behind what is there."""
+    with SessionRepository.open(tmp_path / "store") as repo:
+        repo.save(Session.new("kept"))
+        repo.save(Session.new("gone"))
+        repo.delete("gone")
+    graves, = tmp_path.glob("store/sessions/*/deleted.jsonl")
+    graves.write_bytes(graves.read_bytes() + torn)
+    storage = JsonFileStorage(tmp_path / "store")
+    found = list(storage.check())
+    storage.close()
+    assert {(one.kind, one.severity) for one in found} == {("torn-line", "leftover")}
+
+
+def test_a_whole_tombstone_with_a_wrong_bit_is_damage(tmp_path, damage_on_purpose):
+    """It ends with its line break, so it was once written whole."""
+    with SessionRepository.open(tmp_path / "store") as repo:
+        repo.save(Session.new("gone"))
+        repo.delete("gone")
+    graves, = tmp_path.glob("store/sessions/*/deleted.jsonl")
+    graves.write_bytes(graves.read_bytes().replace(b'"birth"', b'"birti"'))
+    storage = JsonFileStorage(tmp_path / "store")
+    assert [one.severity for one in storage.check()] == ["damage"]
+    storage.close()
