@@ -183,7 +183,7 @@ def usage_behind_a_torn_line(_: Life) -> None:
     """The next record is written right behind what a dead process left unfinished."""
 
     append = Usage._append
-    Usage._append = lambda self, place, fd, size, data: append(self, place, fd, size, data.lstrip(b"\n"))
+    Usage._append = lambda self, fd, data: append(self, fd, data.lstrip(b"\n"))
 
 
 @defect("half a change", "two states of one revision", "lost", "went back", "order")

@@ -170,7 +170,9 @@ class Judge:
         order.shown(session.birth, session.revision, now, now, what_is_seen(session), "the judge, at the end,")
         self.facts[session_id].check(session, now, now)
         self.counts["messages"] += len(session.messages)
-        self._check_usage(session_id, session.birth, self._usage_lines(session_id), now, now)
+        lines = self._usage_lines(session_id)
+        self.counts["usage lines"] += sum(map(bool, lines))
+        self._check_usage(session_id, session.birth, lines, now, now)
         self._check_tails(session_id)
 
     def _usage_lines(self, session_id: str) -> list[bytes]:
