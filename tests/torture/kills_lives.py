@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from typing import Never
 
 import attrs
@@ -153,9 +154,10 @@ class MortalFiles(HesitantFiles):
 
     def remove_tree(self, path: str) -> None:
         if self._dies_at("remove_tree"):
-            for entry in list(os.scandir(path))[:1]:
-                if entry.is_file():
-                    os.unlink(entry)
+            with suppress(FileNotFoundError):  # somebody who opened the store may be sweeping at the same time
+                for entry in list(os.scandir(path))[:1]:
+                    if entry.is_file():
+                        os.unlink(entry)
             die()
         super().remove_tree(path)
 
