@@ -28,8 +28,6 @@ from bamboo_sessions.storages.json_files import lines
 from bamboo_sessions.storages.protocol import Change, HeadChange
 
 FORMAT: Final = 1
-HEADER_AT_MOST: Final = 1024
-"""A header is some 110 bytes; one read of this many holds it."""
 
 
 @attrs.frozen(slots=True)
