@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import orjson
@@ -11,6 +13,7 @@ import pytest
 
 from bamboo_sessions import JsonFileStorage, Message, Session, SessionRepository, StorageUnavailable, _json, _locks
 from bamboo_sessions._files import Files
+from bamboo_sessions._holds import Holds
 from bamboo_sessions._locks import RangeLocks
 from tests.unit.json_kit import PowerCut, first, grown, later, message, state_of
 
@@ -194,3 +197,111 @@ def test_no_memory_to_parse_is_no_damage():
         _json.loads(b"{}")
     with pytest.raises(ValueError, match="unexpected"):
         _json.loads(b"{")
+
+
+def test_a_bill_behind_a_doubtful_one_is_whole_and_has_a_name(tmp_path, cut):
+    """The one before is neither synced nor undone, and its log is new: the next one is acknowledged with the log's name, on
+    a line of its own."""
+    storage = JsonFileStorage(cut.root, files=cut)
+    grown(storage, "a", 1)
+    cut.broken = {"sync", "truncate"}
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.append_usage("a", b'{"n":1}')
+    assert caught.value.outcome == "unknown"
+    cut.broken = set()
+    storage.append_usage("a", b'{"n":2}')
+    place = JsonFileStorage(cut.after_cut(tmp_path / "after"))._place("a")
+    assert b'{"n":2}' in Path(place.folder, "usage.jsonl").read_bytes().split(b"\n")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_a_hold_that_cannot_leave_its_context_gives_its_locks_back(error):
+    """To leave it takes memory; the session must not stay locked for want of that."""
+    class Starved:
+        def __init__(self, inner):
+            self.get, self.set = inner.get, inner.set
+
+        def reset(self, token):
+            raise error
+
+    given_back = []
+
+    @contextmanager
+    def across(session_id, seconds):
+        yield
+        given_back.append(session_id)
+
+    holds = Holds(across, 1.0)
+    holds.within = Starved(holds.within)
+    with pytest.raises(type(error)), holds.hold("a"):
+        pass
+    assert given_back == ["a"]
+    assert len(holds) == 0
+
+
+def test_threads_get_a_session_whose_process_lock_could_not_be_let_go(tmp_path):
+    """What fails in between does not keep the thread's own lock."""
+    storage = JsonFileStorage(tmp_path)
+    with patch.object(storage._locks, "release", side_effect=MemoryError), pytest.raises(MemoryError), storage.lock("a", 1):
+        pass
+    assert "a" not in storage._outer
+    assert "a" not in storage._held
+
+
+@pytest.mark.usefixtures("damage_on_purpose")
+def test_a_repair_told_not_applied_was_not_made(tmp_path):
+    """Whichever look at a file fails, the last one included: then the damage is still there."""
+    class Blind(Files):
+        left = -1
+
+        def _look(self):
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def fstat(self, fd):
+            self._look()
+            return super().fstat(fd)
+
+        def stat(self, path):
+            self._look()
+            return super().stat(path)
+
+    told = set()
+    for number in range(1, 200):
+        root, disk = tmp_path / str(number), Blind()
+        storage = JsonFileStorage(root, files=disk)
+        grown(storage, "a", 4)
+        path = storage._place("a").journal
+        data = bytearray(Path(path).read_bytes())
+        data[len(data) // 2] ^= 1
+        Path(path).write_bytes(data)
+        disk.left = number
+        try:
+            made = storage.repair("a")
+        except StorageUnavailable as error:
+            told.add(error.outcome)
+            if error.outcome == "not applied":
+                assert any(one.severity == "damage" for one in JsonFileStorage(root).check("a")), number
+        else:
+            if disk.left > 0:
+                assert made.changed
+                break
+    assert "not applied" in told
+    assert disk.left > 0
+
+
+def test_a_portable_lock_that_cannot_be_looked_at_is_no_timeout(tmp_path):
+    """Nobody holds it: the file system failed, and that is what has to be said."""
+    storage = JsonFileStorage(tmp_path, portable_locks=True)
+    whole = os.stat
+
+    def fails(path, *args, **options):
+        if str(path).endswith(".lock"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return whole(path, *args, **options)
+
+    with patch.object(_locks.os, "stat", fails), pytest.raises(StorageUnavailable), storage.lock("a", 0.2):
+        pass
+    with storage.lock("a", 0.2):
+        pass
