@@ -111,12 +111,12 @@ def _order(messages: Iterable[Message], of: Iterable[str]) -> list[str]:
 def _place(made: list[Message], guests: list[Message], was: Index, before: Messages) -> list[Message]:
     """Put the guests that the skeleton does not have where they belong.
 
-    A guest that stands before one of the old messages goes behind its nearest predecessor; what stands behind the
-    last old one goes to the end as one block. An old one that the skeleton lacks was edited here and deleted there: it
-    is a guest like the others.
+    A guest that stands before an old message, or before one that both sides have as new, goes behind its nearest
+    predecessor; what stands behind the last of those goes to the end as one block. An old one that the skeleton lacks was
+    edited here and deleted there: it is a guest like the others.
     """
     there = {message.id for message in made}
-    last_old = max((i for i, guest in enumerate(guests) if guest.id in was), default=-1)
+    last_old = max((i for i, guest in enumerate(guests) if guest.id in was or guest.id in there), default=-1)
     placed = _insert_inside(made, guests[: last_old + 1], there, before)
     block = [guest for guest in guests[last_old + 1 :] if guest.id not in there]
     return _append_block(placed, block, guests, before)

@@ -217,12 +217,11 @@ class Step:
         return set() if mine == [name for name in self.before.order if name in here] else set(mine)
 
     def came_by_another_way(self) -> set[str]:
-        """Messages of the copy that the committed state beneath it did not have and that were stored already: a cache had
-        kept them, or it has no common past. They stand where that other way put them."""
+        """What was stored already where the copy has no common past: it stands where that other way put it."""
         assert self.maker is not None
         base = self.maker.base
         known = base if base is None or not self.guests else self.life.states.get(base.rev)
-        return {name for name in self.before.order if known is None or ("message", name) not in known.facts}
+        return set() if known is not None else set(self.before.order)
 
     def in_order(self, wanted: list[str], moved: set[str], what: str) -> None:
         place = {name: at for at, name in enumerate(self.after.order)}

@@ -46,6 +46,8 @@ CASES = {
     "mine in the middle and at the end": ("a b", "a m1 b m2", "a b t", "a m1 b t m2"),
     "both in one gap: mine right behind its predecessor": ("a b", "a m b", "a t b", "a m t b"),
     "both put in the same message": ("a b", "a b x", "a b x t", "a b x t"),
+    "mine in front of one that both have as new": ("a", "a m x", "a x", "a m x"),
+    "and behind it": ("a", "a m x n", "a x t", "a m x t n"),
     # deletions
     "mine removed": ("a b c", "a c", "a b c t", "a c t"),
     "theirs removed": ("a b c", "a b c m", "a c", "a c m"),
