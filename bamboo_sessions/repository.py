@@ -91,8 +91,10 @@ class SessionRepository:
             if stored is None:
                 return None
             session = self._copy(stored.base)
-            self.cache.fill(ticket, session)
-            return session
+            if self.cache.fill(ticket, session):
+                return session
+            # Another load was first, and may have read something older: no next load may go back behind this one.
+            return self._take_up(session_id, _is_overtaken, stored)[1]
         finally:
             self.cache.release(ticket)
 
@@ -425,6 +427,10 @@ class SessionRepository:
 
     def _put(self, copy: Copy) -> Put[Session]:
         return Put(Session._of(copy.state, copy.origin, self._clock), copy.unsaved, given=True)
+
+
+def _is_overtaken(_entry: Cached[Session] | None) -> bool:
+    return False
 
 
 def _leave_out(session_id: str, error: Exception) -> None:

@@ -211,7 +211,7 @@ class Worker:
     """A thread with an answer: `result()` gives what the function gave, or raises what it raised."""
 
     def __init__(self, function, *args):
-        self._answer = self._error = None
+        self._answer = self._error = self.gate = None
         self._thread = threading.Thread(target=self._run, args=(function, args), daemon=True)
         self._thread.start()
 
@@ -246,6 +246,7 @@ def held(storage, point, function, *args):
     gate = Gate()
     storage.at(point, gate)
     worker = Worker(function, *args)
+    worker.gate = gate
     gate.reached()
     try:
         yield worker

@@ -134,8 +134,7 @@ class Life:
         self.no_look_behind(known, self.fresh, "shown less than what was acknowledged before")
         for repo in {op.repo for *_, op in self.plain}:
             since = self.whole.kept_since.get(repo, FOREVER)
-            # A load that somebody overtook gives what it read and caches nothing; so other loads may be behind it.
-            own = [entry for entry in known if entry[2].repo == repo and entry[2].t1 < since and entry[2].kind != "load"]
+            own = [entry for entry in known if entry[2].repo == repo and entry[2].t1 < since]
             looks = [entry for entry in self.plain if entry[3].repo == repo and entry[3].t1 < since]
             self.no_look_behind(own, looks, "a cache went backwards")
 

@@ -160,6 +160,19 @@ def cache_behind(log, a, b):
     log.op("load", state(1, "a.1m", "a.2m"), by="b")
 
 
+def load_behind_a_load(log, a, b):
+    """Two loads through one cache, and the later one shows less."""
+    log.save(a, state(1, "a.1m", "a.2m", "a.3m"), state(2, "a.1m", "a.2m", "a.3m"))
+    log.op("load", state(2, "a.1m", "a.2m", "a.3m"), by="b")
+    log.op("load", state(1, "a.1m", "a.2m"), by="b")
+
+
+def front_came_last(log, a, b):
+    """A copy of one object was saved; the object has a message in front of the one that both have."""
+    log.save(a, state(1, "a.1m", "a.2m", "a.3m"), state(2, "a.1m", "a.2m", "a.3m"))
+    log.save(a, state(1, "a.1m", "a.2m", "a.4m", "a.3m"), state(3, "a.1m", "a.2m", "a.3m", "a.4m"))
+
+
 def title_lost(log, a, b):
     log.op("title", by="b", value=["mine", "user"], rev=2, changed=True)
     log.save(a, state(1, "a.1m", "a.2m", "a.3m"), state(3, "a.1m", "a.2m", "a.3m"))
@@ -245,7 +258,8 @@ PLANTED = {
     half_a_save: "half of a save was stored", result_before_its_call: "a writer's messages were re-ordered",
     edit_lost: "an edit was lost", out_of_nowhere: "a message came from nowhere",
     lost_at_the_end: "shown less than what was acknowledged before", look_behind: "shown less than what was acknowledged before",
-    cache_behind: "a cache went backwards", title_lost: "a title was lost",
+    cache_behind: "a cache went backwards", load_behind_a_load: "a cache went backwards",
+    front_came_last: "a writer's messages were re-ordered", title_lost: "a title was lost",
     generated_over_user: "a generated title stands where a person gave one", pin_lost: "a pin was lost", tag_lost: "a tag was lost",
     key_lost: "a metadata key was lost", time_back: "updated_at did not go forward",
     two_contents: "one revision shown with two contents", committed_twice: "one revision committed twice",

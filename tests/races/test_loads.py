@@ -58,6 +58,35 @@ def test_a_loader_does_not_back_fill_an_old_copy_after_an_eviction(steered_repo,
 
 
 @pytest.mark.parametrize("way", LOADS)
+def test_of_two_loaders_that_overlap_the_newer_copy_is_cached(steered_repo, clock, way):
+    """P3: the one that read revision 1 fills the cache before the one that read revision 2: nobody is then shown 1 again."""
+    repo = steered_repo
+    begin(repo, "one")
+    repo.cache.invalidate("s")
+    with held(repo.storage, "was read", getattr(repo, way), "s") as older:
+        say(bundle(repo.storage.inner, clock), "two", clock)
+
+        def let_the_older_one_be_first():
+            older.gate.open()
+            older.result()
+
+        repo.storage.at("was read", let_the_older_one_be_first)
+        assert texts(getattr(repo, way)("s")) == ["one", "two"]
+    assert texts(repo.load("s")) == ["one", "two"]
+
+
+def test_a_loader_that_was_overtaken_is_given_the_newer_copy(steered_repo, clock):
+    """P3: it read revision 1, revision 2 was filled meanwhile: whoever asks this repository again has seen 2 by then."""
+    repo = steered_repo
+    begin(repo, "one")
+    repo.cache.invalidate("s")
+    with held(repo.storage, "was read", repo.try_load, "s") as older:
+        say(bundle(repo.storage.inner, clock), "two", clock)
+        repo.try_load("s")
+    assert texts(older.result()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("way", LOADS)
 def test_a_loader_does_not_bring_back_a_deleted_session(steered_repo, way):
     """P9: it read the session, then the session was deleted: it is not cached again."""
     repo = steered_repo
