@@ -15,7 +15,7 @@ EACH = 20_000
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.histories")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="deals the same dice again; who comes first is up to the machine")
-    parser.add_argument("--operations", type=int, default=400_000)
+    parser.add_argument("--operations", type=int, default=400_000, help="steps: one may be more than one operation")
     parser.add_argument("--histories", type=int, help=f"how many to spread them over; else one for {EACH:,}")
     parser.add_argument("--factory", choices=known(), default="all")
     given = parser.parse_args()

@@ -17,7 +17,7 @@ import attrs
 from tests.torture import scenarios_wounds as wounds
 from tests.torture.scenarios import Change, Scenario, Unsettled, after, scenarios
 
-OF_THREE = 4800
+OF_THREE = 4150
 """How many sequences of three changes are drawn."""
 KINDS = ("say", "say by another", "say much", "edit", "remove", "title", "ask", "answer", "usage", "delete", "create",
          "keep", "say elsewhere", "create elsewhere")
