@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torture demo test torture histories lint types docs bench bench-save bench-compare soak check
+.PHONY: help setup setup-torture demo test torture histories lint types docs bench bench-save bench-compare soak peers check
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -62,6 +62,9 @@ bench-compare: $(VENV)/ready-dev ## what became slower between two kept runs (A=
 
 soak: $(VENV)/ready-dev ## a million operations over 100,000 ids, some minutes: does anything grow? (ARGS="--seed 7")
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+peers: $(VENV)/ready-dev ## other stores under the same race and power cut, a quarter of an hour (ARGS="--only agno --cuts 3 --markdown")
+	@$(BIN)/python -m tests.peers $(ARGS)
 
 check: lint types docs test ## all of these: what has to pass before a change is done
 
