@@ -86,4 +86,18 @@ def make_app() -> "typer.Typer":
 
         raise typer.Exit(upkeep.repair(path, session_id, as_json=json))
 
+    @app.command()
+    def copy(
+        source: Annotated[str, typer.Argument(help="A folder or a URL, such as sqlite:///chats.db.")],
+        target: Annotated[str, typer.Argument(help="Where the sessions go; may hold some of them already.")],
+        json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+    ) -> None:
+        """Copy every session of one store into another, while others may go on writing; an interrupted run is simply repeated.
+
+        Exit code 0: all is there. 1: something could not be copied, or writers were faster. 2: bad usage.
+        """
+        from bamboo_sessions import upkeep  # noqa: PLC0415 - its display needs the extra
+
+        raise typer.Exit(upkeep.copy(source, target, as_json=json))
+
     return app

@@ -1,6 +1,6 @@
-"""What `bamboo-sessions check` and `repair` do: findings as a table or as lines of JSON, and the exit code.
+"""What `bamboo-sessions check`, `repair` and `copy` do: results as text or as lines of JSON, and the exit code.
 
-A check of many sessions shows how far it is, on a terminal only. JSON goes out line by line as findings come, so that a
+What takes long shows how far it is, on a terminal only. JSON goes out line by line as findings come, so that a
 pipe sees the first one early.
 """
 
@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from bamboo_sessions import JsonFileStorage, SessionError
+from bamboo_sessions import CopyReport, InvalidValue, JsonFileStorage, SessionError, copy_sessions
 from bamboo_sessions.models.findings import Finding
 
 FINE, DAMAGED, BAD_USAGE = 0, 1, 2
@@ -52,6 +52,29 @@ def repair(path: Path, session_id: str, *, as_json: bool) -> int:
         for line in made.lines:
             typer.echo(line)
     return FINE
+
+
+def copy(source: str, target: str, *, as_json: bool) -> int:
+    """Print what was copied; 1 where not everything was."""
+    if "://" not in source and not _is_store(Path(source)):
+        return _refuse(f"{source}: no store is there")
+    try:
+        with _progress(quiet=as_json) as told:
+            report = copy_sessions(source, target, progress=told)
+    except InvalidValue as error:
+        return _refuse(str(error))
+    except SessionError as error:
+        return _failed(str(error), as_json=as_json)
+    for line in [json.dumps(report.to_dict())] if as_json else _told_of(report):
+        typer.echo(line)
+    return FINE if report.settled and not report.problems else DAMAGED
+
+
+def _told_of(report: CopyReport) -> Iterator[str]:
+    yield f"{report.copied} copied, {report.updated} brought up to date, {report.same} there already, {len(report.problems)} not copied"
+    yield from (f"{problem.session_id!r}: {problem.why}" for problem in report.problems)
+    if not report.settled:
+        yield "writers changed more than could be followed: run it again"
 
 
 def _is_store(path: Path) -> bool:

@@ -158,3 +158,23 @@ def test_what_cannot_be_checked_or_repaired(store: Path, tmp_path: Path):
     assert (ran.returncode, "store.json is damaged" in ran.stderr) == (1, True)
     (store / "store.json").unlink()
     assert "error" in json.loads(run("check", store, "--json").stdout)
+
+
+def test_a_store_is_copied_with_0_and_what_stands_in_the_way_is_named_with_1(store: Path, tmp_path: Path):
+    """As text and as JSON; a second run has nothing to do; what the target has of its own is left and told."""
+    ran = run("copy", store, tmp_path / "new")
+    assert (ran.returncode, ran.stdout) == (0, "1 copied, 0 brought up to date, 0 there already, 0 not copied\n")
+    told = json.loads(run("copy", store, tmp_path / "new", "--json").stdout)
+    assert (told["copied"], told["same"], told["settled"]) == (0, 1, True)
+    with SessionRepository.open(tmp_path / "new") as repo:
+        repo.set_title("chat [1]", "changed in the target")
+    ran = run("copy", store, tmp_path / "new")
+    assert (ran.returncode, "'chat [1]': the target has revision 5" in ran.stdout) == (1, True)
+
+
+def test_what_cannot_be_copied(store: Path, tmp_path: Path):
+    """No source: bad usage, and none is made. No such scheme: bad usage."""
+    assert run("copy", tmp_path / "no", tmp_path / "new").returncode == 2
+    assert not (tmp_path / "no").exists()
+    ran = run("copy", store, "gopher://here")
+    assert (ran.returncode, "gopher" in ran.stderr) == (2, True)
