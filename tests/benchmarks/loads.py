@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 
-from bamboo_sessions import SessionCache
+from bamboo_sessions import LayeredStorage, MemoryStorage, SessionCache
 from tests.benchmarks.rows import row
 from tests.benchmarks.subjects import Lab, Subject
 from tests.benchmarks.timing import Figure, Once, interleave, loop, single
@@ -140,6 +140,23 @@ def cache_insert_full(lab: Lab, n: int) -> Figure:
     cases = {"insert": loop("insert(next_key(), value)", insert=cache.insert, next_key=itertools.cycle(keys).__next__,
                             value=object()), "dict.get": _dict_get()}
     return interleave(cases, lab.rounds(25)).ratio("insert", "dict.get")
+
+
+# -- from layers ---------------------------------------------------------------------------------------------------
+
+
+@row("a plain hit in layers, memory over JSON files", "the same of that memory alone", 1.3, 1.15)
+def layered_hit(lab: Lab, n: int) -> Figure:
+    """What it costs to know that a copy may be served, beside reading it."""
+    below, above, alone = lab.settled(n), MemoryStorage(), MemoryStorage()
+    layered = LayeredStorage([above, below.storage])
+    layered.load_session(below.key)
+    copy = layered.load_session(below.key)
+    assert copy is not None
+    alone.save_session(copy)
+    cases = {"layers": loop("load(key)", load=layered.load_session, key=below.key),
+             "memory": loop("load(key)", load=alone.load_session, key=below.key)}
+    return interleave(cases, lab.rounds(25)).ratio("layers", "memory")
 
 
 # -- from the file -------------------------------------------------------------------------------------------------

@@ -1,0 +1,407 @@
+"""Storages in layers: fast ones with copies above a last one that holds the truth.
+
+Whatever has to be right asks the last layer: conditional reads, commits, deletions, existence, lists, locks. Only plain
+loads may be answered further up, with a state that this process has learned from the last layer and has seen nothing
+newer than; see `layers_known` for why that needs no trust in the layers. What was learned is one small entry a session in
+a table of bounded size. Who forgets an entry asks the last layer again, so the bound costs time and never a wrong answer.
+
+Every write goes to the last layer first. Until that has it, nothing above may show it; once that has it, a crash before
+the layers above have it leaves copies that nobody will believe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import attrs
+import structlog
+
+from bamboo_sessions.cache import Ticket
+from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
+from bamboo_sessions.errors import StorageUnavailable
+from bamboo_sessions.ids import check_session_id
+from bamboo_sessions.models import Session
+from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.storages.adapted import as_records
+from bamboo_sessions.storages.layers_above import LayerAbove, LayerStats
+from bamboo_sessions.storages.layers_known import Knowledge, Known, advanced, first_record, known_of
+from bamboo_sessions.storages.protocol import (
+    Commit,
+    Delta,
+    Record,
+    RecordStorage,
+    Stamp,
+    Storage,
+    Unchanged,
+    has_checks,
+    has_current_stamps,
+    has_expiry,
+    has_held_reads,
+    has_late_expiry,
+    has_locks,
+    has_usage_log,
+    keeps_records,
+)
+from bamboo_sessions.storages.records import Answer, RecordBacked
+
+_log = structlog.get_logger("bamboo_sessions")
+Made = TypeVar("Made")
+
+
+_OWN_WAIT: Final = 30.0
+"""Seconds that a plain save waits for the last layer's lock."""
+
+
+class _OfNoState:
+    """The stamp of a copy that the last layer did not confirm, or whose own stamp is too large to keep."""
+
+    __slots__ = ()
+
+
+_OF_NO_STATE: Final = _OfNoState()
+
+
+@attrs.frozen
+class LayeredStats:
+    """How the layers are."""
+
+    degraded: bool
+    """The last layer did not answer its last call: plain loads go on with copies, everything else raises."""
+    layers: tuple[LayerStats, ...]
+    """Those above the last one, in order."""
+
+
+class LayeredStorage(RecordBacked):
+    """`LayeredStorage([fast, …, slow])`: plain loads from the first layer that has a good copy, all else by the last.
+
+        storage = LayeredStorage([MemoryStorage(), JsonFileStorage("sessions/")])
+
+    A layer is any storage, a three-method one too; the powers of the last one are those of the whole. A load that a lower
+    layer answers fills those above. A layer above that fails is logged, counted, and does without until it answers again;
+    see `stats`. `remembered`: of how many sessions it is remembered what the last layer last said; the others' next plain
+    load asks it. `clock` times how long a failing layer is left alone.
+    """
+
+    def __init__(self, layers: Sequence[Storage | RecordStorage], *, remembered: int = 10_000,
+                 clock: Clock = SYSTEM_CLOCK) -> None:
+        if not layers:
+            raise ValueError("a LayeredStorage needs at least one layer")
+        *above, last = layers
+        self.clock = clock
+        self._last = as_records(last)
+        self._above = tuple(LayerAbove(as_records(layer), number, clock) for number, layer in enumerate(above))
+        self._known = Knowledge(remembered, clock)
+        self._keeps_stamps = keeps_records(last)  # an adapter's stamp holds all messages: too much to remember
+        self._keeps_births = keeps_records(last)  # of three methods, only what they give back can tell
+        self._expires = False
+        self._degraded = False
+        self._turning = threading.Lock()  # guards the flag above: each turn of it is logged once
+        self._take_powers()
+
+    def _take_powers(self) -> None:
+        """What the last layer can do beside the contract, this can; what it cannot, there is no method for here."""
+        last = self._last
+        if has_locks(last):
+            self.lock: Callable[[str, float], AbstractContextManager[None]] = last.lock
+        if has_held_reads(last):
+            self._read_held_of_last = last.read_held
+            self.read_held: Callable[..., Answer] = self._read_held
+        if has_current_stamps(last):
+            self._is_current_of_last = last.is_current
+            self.is_current: Callable[[Stamp], bool] = self._is_current
+        if has_usage_log(last):
+            self.append_usage: Callable[[str, bytes], None] = last.append_usage
+        if has_checks(last):
+            self._repair_of_last = last.repair
+            self.check: Callable[..., Iterator[Finding]] = last.check
+            self.repair: Callable[[str], Repair] = self._repair
+        if has_expiry(last):
+            self.ttl: timedelta | None = last.ttl
+            self._expires = last.ttl is not None
+            self.time_left: Callable[[str], timedelta | None] = last.time_left
+            self.touch: Callable[[str], None] = last.touch
+            self.expired: Callable[[], Iterator[str]] = last.expired
+            self._purge_of_last = last.purge_record
+            self.purge_record: Callable[[str], bool] = self._purge_record
+            self.was_expired: Callable[..., bool] = last.was_expired
+        if has_late_expiry(last):
+            self._expire_last_after = last.expire_after
+            self.expire_after: Callable[[timedelta], None] = self._expire_after
+
+    def _expire_after(self, ttl: timedelta) -> None:
+        self._expire_last_after(ttl)
+        self.ttl, self._expires = ttl, True
+
+    @property
+    def name(self) -> str:
+        """Those of the layers, the first one first."""
+        return " over ".join([*(layer.storage.name for layer in self._above), self._last.name])
+
+    @property
+    def store_id(self) -> str:
+        """The last layer's: copies of a session are copies of what that holds."""
+        return self._last.store_id
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the last layer makes room by letting sessions go; what those above let go of is nobody's loss."""
+        return bool(getattr(self._last, "evicts", False))
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the last layer did not answer its last call."""
+        return self._degraded
+
+    def stats(self) -> LayeredStats:
+        """How the layers are."""
+        return LayeredStats(self._degraded, tuple(layer.stats() for layer in self._above))
+
+    # -- plain loads ---------------------------------------------------------------------------------------------
+
+    def read_plain(self, session_id: str) -> Record | None:
+        """See `PlainReads`."""
+        known = self._known.get(session_id)
+        if known is not None and not (self._expires and self._is_purged(session_id)):
+            for layer in self._above:
+                if layer.number in known.holders:
+                    record = layer.copy_of(session_id, known)
+                    if record is not None:
+                        if layer.number:
+                            self._fill_above(layer.number, known, record)
+                        return record
+        return self._from_the_last(session_id, known)
+
+    def _shown(self, session_id: str) -> Record | None:
+        """The three plain methods load plainly."""
+        record = self.read_plain(check_session_id(session_id))
+        return record if record is not None and not self._is_over(session_id) else None
+
+    def _is_over(self, session_id: str) -> bool:
+        try:
+            return super()._is_over(session_id)
+        except StorageUnavailable:
+            return False
+
+    def _is_purged(self, session_id: str) -> bool:
+        """Whether nobody has the session any more because its time ran out: that is invisible at once, copies included."""
+        try:
+            return self.time_left(session_id) is None
+        except StorageUnavailable:
+            return False
+
+    def _fill_above(self, number: int, known: Known, record: Record) -> None:
+        """Copies for the layers above the one that answered. What is known is the ticket: whoever learns more replaces it."""
+        session_id = str(record.head["id"])
+        filled = frozenset(layer.number for layer in self._above[:number]
+                           if layer.take(record, known, lambda: self._known.held(session_id) is known))
+        if not filled <= known.holders:
+            self._known.add_holders(session_id, known, filled)
+
+    def _from_the_last(self, session_id: str, known: Known | None) -> Record | None:
+        """Its whole record, copied upwards; where it does not answer, a copy that contradicts nothing that is known."""
+        ticket = self._known.ticket(session_id)
+        try:
+            answer = self._asked(lambda: self._last.read(session_id))
+            self._learn(ticket, None, answer)
+        except StorageUnavailable:
+            copy = self._best_copy(session_id, known)
+            if copy is None:
+                raise
+            return copy
+        finally:
+            self._known.release(ticket)
+        return answer if isinstance(answer, Record) else None
+
+    def _best_copy(self, session_id: str, known: Known | None) -> Record | None:
+        """While the last layer is away. A copy that was never confirmed (it was there before this process began) will do,
+        unless something newer is known, or was and may have been forgotten."""
+        if known is None and self._known.has_forgotten():
+            return None
+        best: Record | None = None
+        for layer in self._above:
+            copy = layer.anything(session_id)
+            if copy is not None and (known is None or known.allows(copy.head)) and (best is None or _is_later(copy, best)):
+                best = copy
+        if best is None:
+            return None
+        _log.warning("serving a copy, the last layer does not answer", session_id=session_id, store=self.name)
+        return Record(best.head, best.messages, best.ops, _OF_NO_STATE)
+
+    # -- the truth -----------------------------------------------------------------------------------------------
+
+    def read(self, session_id: str, known: Stamp | None = None) -> Answer:
+        """See `RecordStorage`; what the last layer says."""
+        return self._truth(self._last.read, session_id, known)
+
+    def _read_held(self, session_id: str, known: Stamp | None = None) -> Answer:
+        return self._truth(self._read_held_of_last, session_id, known)
+
+    def _truth(self, read: Callable[[str, Stamp | None], Answer], session_id: str, known: Stamp | None) -> Answer:
+        stamp = None if isinstance(known, _OfNoState) else known
+        ticket = self._known.ticket(session_id)
+        try:
+            answer = self._asked(lambda: read(session_id, stamp))
+            self._learn(ticket, stamp, answer)
+        finally:
+            self._known.release(ticket)
+        return answer
+
+    def _is_current(self, stamp: Stamp) -> bool:
+        return not isinstance(stamp, _OfNoState) and self._is_current_of_last(stamp)
+
+    def commit(self, commit: Commit) -> Stamp:
+        """See `RecordStorage`: by the last layer, then by those above that hold the state before."""
+        ticket = self._known.ticket(commit.session_id)
+        try:
+            before = self._known.held(commit.session_id)
+            # An error, of whatever outcome, leaves what is known as it is: that was committed, and nobody was told of more.
+            stamp = self._asked(lambda: self._last.commit(commit))
+            made = self._followed(commit, before, stamp, lambda: not ticket.void)
+            self._known.settle(ticket, made)
+        finally:
+            self._known.release(ticket)
+        return stamp
+
+    def _followed(self, commit: Commit, before: Known | None, stamp: Stamp, is_fresh: Callable[[], bool]) -> Known | None:
+        """What is known after a commit, and who holds it by now; None where the state before is not known."""
+        change, kept = commit.change, self._kept(stamp)
+        if not self._keeps_births:
+            return None
+        if commit.expected is None:
+            record = first_record(change, kept)
+            made = known_of(record, kept)
+            return None if made is None else made.held_by(self._taken(record, made, is_fresh, patience=1.0))
+        if before is None or (before.birth, before.revision) != commit.expected:
+            return None
+        followed = frozenset(layer.number for layer in self._above
+                             if layer.number in before.holders and layer.follow(commit.session_id, before, [change]))
+        return advanced(before, [change], kept).held_by(followed)
+
+    def delete_record(self, session_id: str) -> bool:
+        """See `RecordStorage`: from the last layer, then from those above."""
+        return self._removed(self._last.delete_record, session_id)
+
+    def _purge_record(self, session_id: str) -> bool:
+        return self._removed(self._purge_of_last, session_id)
+
+    def _removed(self, remove: Callable[[str], bool], session_id: str) -> bool:
+        removed = self._asked(lambda: remove(session_id))
+        self._known.forget(session_id)
+        for layer in self._above:
+            layer.drop(session_id)
+        return removed
+
+    def _repair(self, session_id: str) -> Repair:
+        try:
+            return self._repair_of_last(session_id)
+        finally:
+            self._known.forget(session_id)
+
+    def save_session(self, session: Session) -> None:
+        """A plain, unmerged save, under the last layer's lock where it has one; see `RecordBacked`."""
+        with self._alone(session.id):
+            super().save_session(session)
+
+    def delete_session(self, session_id: str) -> bool:
+        """Remove it, under the last layer's lock where it has one; True where there was one to be seen."""
+        with self._alone(check_session_id(session_id)):
+            return super().delete_session(session_id)
+
+    def _alone(self, session_id: str) -> AbstractContextManager[None]:
+        return self._last.lock(session_id, _OWN_WAIT) if has_locks(self._last) else nullcontext()
+
+    def exists(self, session_id: str) -> bool:
+        """See `RecordStorage`; asks the last layer."""
+        return self._asked(lambda: self._last.exists(session_id))
+
+    def was_deleted(self, session_id: str, birth: str) -> bool:
+        """See `RecordStorage`; asks the last layer."""
+        return self._asked(lambda: self._last.was_deleted(session_id, birth))
+
+    def heads(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """See `RecordStorage`; asks the last layer."""
+        return self._last.heads()
+
+    def close(self) -> None:
+        """Close every layer; what one above raises is logged."""
+        for layer in self._above:
+            layer.close()
+        self._last.close()
+
+    # -- what is known -------------------------------------------------------------------------------------------
+
+    def _learn(self, ticket: Ticket, asked: Stamp | None, answer: Answer) -> None:
+        """Take up what the last layer said to a reader that held `ticket` while it asked and named the stamp `asked`.
+
+        Before the reader gets the answer: nobody in this process may be shown less than that after it.
+        """
+        if isinstance(answer, Record):
+            self._learn_whole(ticket, answer)
+        elif isinstance(answer, Delta):
+            self._learn_more(ticket, asked, answer)
+        elif isinstance(answer, Unchanged):
+            known = self._known.held(ticket.key)
+            if known is not None and known.stamp != asked:
+                self._known.forget(ticket.key)  # the reader had that state from elsewhere: it may be newer than what is known here
+        else:
+            self._learn_absence(ticket)
+
+    def _learn_whole(self, ticket: Ticket, record: Record) -> None:
+        made = known_of(record, self._kept(record.stamp))
+        self._keeps_births = made is not None
+        if made is not None:
+            made = made.held_by(self._taken(record, made, lambda: not ticket.void))
+        self._known.settle(ticket, made)
+
+    def _learn_more(self, ticket: Ticket, asked: Stamp | None, delta: Delta) -> None:
+        known = self._known.held(ticket.key)
+        if known is None or known.stamp == delta.stamp:
+            return
+        if known.stamp != asked:
+            self._known.forget(ticket.key)
+            return
+        holders = frozenset(layer.number for layer in self._above if layer.number in known.holders
+                            and (not delta.changes or layer.follow(ticket.key, known, delta.changes)))
+        self._known.settle(ticket, advanced(known, delta.changes, delta.stamp).held_by(holders))
+
+    def _learn_absence(self, ticket: Ticket) -> None:
+        """Copies that are still held (a delete that did not come so far, somebody else's delete) go, and so does what is known."""
+        cleared = [layer.drop(ticket.key) for layer in self._above if not ticket.void]
+        if self._known.held(ticket.key) is not None or not all(cleared):
+            self._known.forget(ticket.key)
+
+    def _taken(self, record: Record, known: Known, is_fresh: Callable[[], bool], *, patience: float = 0.0) -> frozenset[int]:
+        return frozenset(layer.number for layer in self._above if layer.take(record, known, is_fresh, patience=patience))
+
+    def _kept(self, stamp: Stamp) -> Stamp:
+        return stamp if self._keeps_stamps else _OF_NO_STATE
+
+    # -- the last layer's health ---------------------------------------------------------------------------------
+
+    def _asked(self, ask: Callable[[], Made]) -> Made:
+        try:
+            answer = ask()
+        except StorageUnavailable as error:
+            self._turn(str(error))
+            raise
+        if self._degraded:
+            self._turn("")
+        return answer
+
+    def _turn(self, error: str) -> None:
+        with self._turning:
+            turned, self._degraded = self._degraded != bool(error), bool(error)
+        if turned and error:
+            _log.warning("the last layer does not answer: plain loads go on with copies", store=self.name, error=error)
+        elif turned:
+            _log.info("the last layer answers again", store=self.name)
+
+
+def _is_later(copy: Record, best: Record) -> bool:
+    """Of two copies of one life, the later one; of two lives nobody here can tell, and the upper layer's stands."""
+    one, other = copy.head, best.head
+    return bool(one.get("birth") == other.get("birth") and one.get("revision", 0) > other.get("revision", 0))
