@@ -15,6 +15,7 @@ Start at `SessionRepository.open`, `load` and `save` in `repository`, follow `sa
 into `reconcile.plan_save` and `merge.merge`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bamboo_sessions.cache import (
@@ -38,6 +39,7 @@ from bamboo_sessions.errors import (
     RevisionConflict,
     SessionDeleted,
     SessionError,
+    SessionExists,
     SessionExpired,
     SessionNotFound,
     StorageError,
@@ -45,6 +47,7 @@ from bamboo_sessions.errors import (
     UnsupportedFormat,
 )
 from bamboo_sessions.locked_store import LockedSessionStore, RuntimeSessionPersistence
+from bamboo_sessions.manager import SessionManager
 from bamboo_sessions.models import (
     Conflict,
     Finding,
@@ -58,13 +61,17 @@ from bamboo_sessions.models import (
     SessionSummary,
     ToolCall,
 )
+from bamboo_sessions.moving import CopyProblem, CopyReport, copy_sessions
 from bamboo_sessions.repository import SessionRepository
 from bamboo_sessions.storages.json_files import JsonFileStorage
+from bamboo_sessions.storages.layered import LayeredStats, LayeredStorage
+from bamboo_sessions.storages.layers_above import LayerStats
 from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Storage
 
 if TYPE_CHECKING:
     from bamboo_sessions.aio import AsyncSessionRepository
+    from bamboo_sessions.storages.sql import SqlStorage
 
 __all__ = [
     "AsyncSessionRepository",
@@ -74,6 +81,8 @@ __all__ = [
     "CapacityExceeded",
     "Clock",
     "Conflict",
+    "CopyProblem",
+    "CopyReport",
     "CorruptSession",
     "Finding",
     "InvalidMessage",
@@ -81,6 +90,9 @@ __all__ = [
     "InvalidValue",
     "JsonFileStorage",
     "JsonLinesPersistence",
+    "LayerStats",
+    "LayeredStats",
+    "LayeredStorage",
     "LockTimeout",
     "LockedSessionStore",
     "MemoryStorage",
@@ -98,27 +110,46 @@ __all__ = [
     "SessionCache",
     "SessionDeleted",
     "SessionError",
+    "SessionExists",
     "SessionExpired",
+    "SessionManager",
     "SessionNotFound",
     "SessionPage",
     "SessionRepository",
     "SessionSummary",
+    "SqlStorage",
     "Storage",
     "StorageError",
     "StorageUnavailable",
     "SystemClock",
     "ToolCall",
     "UnsupportedFormat",
+    "copy_sessions",
 ]
 
 
-def __getattr__(name: str) -> Any:  # Any: as in every module's
-    """The async face is imported when it is asked for: a program without an event loop need not load anyio."""
-    if name != "AsyncSessionRepository":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bamboo_sessions.aio import AsyncSessionRepository  # noqa: PLC0415
+_ON_DEMAND = {"AsyncSessionRepository": "bamboo_sessions.aio", "SqlStorage": "bamboo_sessions.storages.sql"}
 
-    return AsyncSessionRepository
+
+def __getattr__(name: str) -> Any:  # Any: as in every module's
+    """What needs more than a plain install is imported when it is asked for: who has no event loop need not load anyio."""
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_ON_DEMAND[name]), name)
+    except ImportError as error:
+        if error.name is None or error.name.startswith(__name__):
+            raise
+        return _absent(name, error)
+
+
+def _absent(name: str, error: ImportError) -> type[Storage]:
+    """In its place: `from bamboo_sessions import *` must work without the extras, and using one says what to install."""
+
+    def refuse(_class: object, *_args: object, **_options: object) -> object:
+        raise ImportError(str(error), name=error.name)
+
+    return type(name, (Storage,), {"__new__": refuse, "__doc__": str(error)})
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
+from datetime import timedelta
 from functools import partial
 from os import PathLike
 from types import TracebackType
@@ -59,16 +60,16 @@ class AsyncSessionRepository:
             raise ValueError(f"threads must be positive, not {threads}")
         self.sync = sync
         self.cache, self.storage, self.persistence = sync.cache, sync.storage, sync.persistence
-        self._cached = sync.cache.get
+        self._cached = sync._cached
         self._threads = threads
         self._loops: WeakKeyDictionary[object, Turns] = WeakKeyDictionary()
         self._making = threading.Lock()  # guards the making of an entry in it
 
     @classmethod
     def open(cls, where: str | PathLike[str], *, cache: SessionCache[Session] | None = None,
-             clock: Clock = SYSTEM_CLOCK, lock_timeout: float = 30.0, **options: Any) -> Self:
+             clock: Clock = SYSTEM_CLOCK, lock_timeout: float = 30.0, ttl: timedelta | None = None, **options: Any) -> Self:
         """See `SessionRepository.open`. Not awaited: it touches little, and once."""
-        return cls(SessionRepository.open(where, cache=cache, clock=clock, lock_timeout=lock_timeout, **options))
+        return cls(SessionRepository.open(where, cache=cache, clock=clock, lock_timeout=lock_timeout, ttl=ttl, **options))
 
     # -- loading -------------------------------------------------------------------------------------------------
 
@@ -107,9 +108,31 @@ class AsyncSessionRepository:
         return await self._read(session_id, self.sync.exists, session_id)
 
     async def touch(self, session_id: str) -> None:
-        """Note activity: the cached copy's time to live starts anew. Raises `SessionNotFound`."""
-        if self._cached(session_id) is None:
+        """Note activity: its time to live starts anew. Raises `SessionNotFound`, `SessionExpired`."""
+        if self.persistence.lifetimes is not None:
+            await self._write(session_id, self.sync.touch, session_id)
+        elif self._cached(session_id) is None:
             await self._read(session_id, self.sync.touch, session_id)
+
+    async def expire_after(self, ttl: timedelta) -> None:
+        """Let sessions expire, for a repository that was opened without a `ttl`: before anybody uses it."""
+        with self._here().free() as turn:
+            await turn.patient(self.sync.expire_after, ttl)
+        self._cached = self.sync._cached
+
+    async def purge_expired(self) -> int:
+        """Remove the sessions whose time has run out, for good; how many."""
+        with self._here().free() as turn:
+            return await turn.patient(self.sync.purge_expired)
+
+    async def start_cleanup(self, interval: timedelta = timedelta(minutes=1)) -> None:
+        """Call `purge_expired` every `interval` on a thread of its own, until `close`; at once."""
+        self.sync.start_cleanup(interval)
+
+    async def stop_cleanup(self) -> None:
+        """No purge of `start_cleanup` runs after this; waits for one that does."""
+        with self._here().free() as turn:
+            await turn.patient(self.sync.stop_cleanup)
 
     async def list(self, limit: int = 50, cursor: str | None = None, *, model: str | None = None,
                    provider: str | None = None, context_id: str | None = None, parent_id: str | None = None,
@@ -132,15 +155,20 @@ class AsyncSessionRepository:
 
     save_runtime_session = save
 
+    async def create(self, session: Session) -> SaveResult:
+        """Save a new session under an id that nobody has; raises `SessionExists` where somebody does."""
+        return await self._save(session, self.sync.create, settles=False)  # `create` has to know an attempt of its own
+
     async def save_and_cache(self, session: Session) -> None:
         """Save, or keep: a `StorageError` is logged and the copy stays in the cache as unsaved."""
         await self._save(session, self.sync.save_and_cache)
 
-    async def _save(self, session: Session, save: Callable[[Session], T]) -> T:
+    async def _save(self, session: Session, save: Callable[[Session], T], *, settles: bool = True) -> T:
         twin = Twin(session)
         began, turn = await self._writer(session.id)
         with turn:
-            await self._settle(twin, turn)
+            if settles:
+                await self._settle(twin, turn)
             twin.begin()
             result = await self._patiently(turn, began, lambda: twin.saved_by(save))
             twin.followed()

@@ -41,12 +41,20 @@ class SessionNotFound(SessionError):
         super().__init__(f"there is no session {session_id!r}")
 
 
+class SessionExists(SessionError):
+    """There is a session with this id already; what was to be created was not saved."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(f"session {session_id!r} exists already")
+
+
 class SessionExpired(SessionError):
     """The session was there and its time ran out; `session.as_new()` keeps the work under a new birth."""
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        super().__init__(f"session {session_id!r} has expired")
+        super().__init__(f"session {session_id!r} has expired; session.as_new() keeps a copy as a session of its own")
 
 
 class SessionDeleted(SessionError):

@@ -106,12 +106,13 @@ def _summaries(rows: Iterable[tuple[Key, dict[str, Any], int]], leave_out: Calla
                ) -> Iterator[SessionSummary]:
     for (_, session_id), head, count in rows:
         try:
-            yield _summary(head, count)
+            yield summary_of(head, count)
         except (AttributeError, KeyError, TypeError, ValueError, InvalidValue) as error:
             leave_out(session_id, error)
 
 
-def _summary(head: dict[str, Any], count: int) -> SessionSummary:
+def summary_of(head: dict[str, Any], count: int) -> SessionSummary:
+    """What a list shows of a stored head and its number of messages; raises what decoding raises for no head."""
     fields = {name: head[name] for name in _TAKEN if name in head}
     return _make(**fields, **decode_times(head), message_count=count, tags=frozenset(head.get("tags", ())),
                  open_questions=len(head.get("questions", ())))

@@ -12,17 +12,24 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol, runtime_checkable
 from weakref import ref
 
 import structlog
 
 from bamboo_sessions._holds import Hold, Holds
+from bamboo_sessions._lifetimes import lifetimes_of
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.errors import (
+    LockTimeout,
     RevisionConflict,
+    SessionDeleted,
+    SessionError,
+    SessionExists,
+    SessionExpired,
     SessionNotFound,
+    StorageError,
     StorageUnavailable,
 )
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
@@ -35,8 +42,11 @@ from bamboo_sessions.storages.protocol import (
     RecordStorage,
     Storage,
     has_current_stamps,
+    has_expiry,
     has_held_reads,
+    has_late_expiry,
     has_locks,
+    has_plain_reads,
     has_usage_log,
 )
 from bamboo_sessions.storages.records import Answer, as_committed, commit_of, follow, split
@@ -45,6 +55,8 @@ _log = structlog.get_logger("bamboo_sessions")
 
 _TRIES: Final = 20
 """How often a save starts again where a storage without a lock let somebody else be first."""
+_STAND_BACK: Final = 0.25
+"""Seconds that it waits before that, at most."""
 
 
 Read = Callable[[str, object], Answer]
@@ -58,6 +70,9 @@ class Publisher(Protocol):
 
     def deleted(self, session_id: str) -> None:
         """The session is gone."""
+
+    def purged(self, session_id: str) -> None:
+        """The session is gone because its time had run out; nobody wanted to be rid of work that was not saved."""
 
     def known(self, session_id: str) -> Base | None:
         """A committed state that is at hand, so that a read needs to bring only what came after it."""
@@ -89,6 +104,10 @@ class LockedSessionStore:
             self.records.is_current if has_current_stamps(self.records) else _never_known)
         """Whether a stamp is still its session's, at a glance; False: it takes a `look`."""
         self._read_held = self.records.read_held if has_held_reads(self.records) else self.records.read
+        self.lifetimes = lifetimes_of(self.records, clock)
+        self._evicts = bool(getattr(self.records, "evicts", False))  # then what is not there need not have been deleted
+        self._read_plain: Callable[[str], Answer] = (
+            self.records.read_plain if has_plain_reads(self.records) else self.records.read)
         across = self.records.lock if has_locks(self.records) else None
         self._holds = Holds(across, lock_timeout)
         self._excludes = across is not None  # else somebody may commit between an edit's first and last step
@@ -110,6 +129,10 @@ class LockedSessionStore:
         """What storage holds now; takes no lock. `known`: a state at hand, so that only the difference is read."""
         return self._look(self.records.read, session_id, known)
 
+    def glance(self, session_id: str) -> Stored | None:
+        """A committed state for a plain load: what storage holds now, or a nearer copy where the storage keeps such."""
+        return follow(None, self._read_plain(session_id), self.records.store_id)
+
     def _look(self, read: Read, session_id: str, known: Base | None) -> Stored | None:
         store = self.records.store_id
         if known is None or known.store != store:
@@ -119,7 +142,30 @@ class LockedSessionStore:
     def load(self, session_id: str) -> Session | None:
         """The newest committed state as the caller's own copy, or None; always from the storage."""
         stored = self.look(check_session_id(session_id), self._known(session_id))
-        return None if stored is None else self._copy(stored.base)
+        return None if stored is None or self.is_hidden(session_id) else self._copy(stored.base)
+
+    def is_hidden(self, session_id: str) -> bool:
+        """Whether the session is there and is not shown: its time has run out, and it was not purged yet."""
+        return self.lifetimes is not None and self.lifetimes.is_over(session_id)
+
+    def has_expired(self, session_id: str, origin: Origin | None = None) -> bool:
+        """Whether the session that such a copy descends from expired and was purged; no copy: the last one of this id."""
+        store, records = self.records.store_id, self.records
+        if not has_expiry(records):
+            return False
+        if origin is None:
+            return records.was_expired(session_id)
+        last = origin.base if was_committed(origin, store) else origin.attempt
+        return last is not None and records.was_expired(session_id, last.state.head.birth)
+
+    def was_let_go(self, session_id: str, origin: Origin) -> bool:
+        """Whether the session that such a copy descends from, and that is not there, went without anybody deleting it."""
+        return self.has_expired(session_id, origin) or self._was_evicted(session_id, origin)
+
+    def absence(self, session_id: str) -> SessionError:
+        """Why nothing is shown under this id."""
+        expired = self.is_hidden(session_id) or self.has_expired(session_id)
+        return SessionExpired(session_id) if expired else SessionNotFound(session_id)
 
     def _known(self, session_id: str) -> Base | None:
         return next((base for p in self._listeners() if (base := p.known(session_id)) is not None), None)
@@ -133,32 +179,37 @@ class LockedSessionStore:
         """Merge `session` into what storage holds and commit; on return it *is* the merged, committed state.
 
         What is saved is the session as it was on entry; what is added to the object meanwhile stays on it, unsaved.
-        Raises `SessionDeleted`, `InvalidValue` (nothing written), or a `StorageError`, after which the object keeps
-        its changes and can be saved again. `timeout`: seconds to wait for other writers, where not the store's own.
+        Raises `SessionDeleted`, `SessionExpired`, `InvalidValue` (nothing written), or a `StorageError`, after which the object
+        keeps its changes and can be saved again. `timeout`: seconds to wait for other writers, where not the store's own.
         """
         entry = session.snapshot()
         with self._holds.hold(entry._head.id, timeout) as hold:
             if session._origin is not entry._origin:
                 entry = session.snapshot()  # another save of this object was ahead in the queue and moved its base
-            for _ in range(_TRIES - 1):
+            for tries in range(_TRIES - 1):
                 try:
                     return self._save_held(session, entry, hold)
                 except RevisionConflict:
                     if hold.at is not None:
                         raise  # an edit around this save was overtaken: to read again here would hide that
-                    self._stand_back()
+                    self._stand_back(tries)
             return self._save_held(session, entry, hold)
 
     save_runtime_session = save
 
-    def _stand_back(self) -> None:
-        """A moment before trying again; jittered, or two that met once would go on meeting."""
-        self._clock.sleep(random.uniform(0, 0.005))  # noqa: S311 - jitter, not a secret
+    def _stand_back(self, tries: int) -> None:
+        """A moment before trying again; jittered, or two that met once would go on meeting, and longer each time: many
+        writers of one session need more room than few."""
+        self._clock.sleep(random.uniform(0, min(0.005 * 2**tries, _STAND_BACK)))  # noqa: S311 - jitter, not a secret
 
     def _save_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
+        return self._save_onto(self._look(self._read_held, entry._head.id, entry._origin.base), session, entry, hold)
+
+    def _save_onto(self, stored: Stored | None, session: Session, entry: Session, hold: Hold) -> SaveResult:
         state, origin, now = entry._state(), entry._origin, self._clock.now()
-        stored = self._look(self._read_held, state.head.id, origin.base)
         _refuse_moved(hold, stored)
+        if stored is not None and self.lifetimes is not None:
+            stored = self._unless_over(state.head.birth, origin, stored)
         if stored is not None and stored.base is origin.base and origin.attempt is None:
             plan = plan_next(state, stored.base.state, now)
         else:
@@ -168,6 +219,8 @@ class LockedSessionStore:
             plan = self._plan(state, origin, stored, now)
         _warn_of_future(state.head, now)
         base = self._commit(session, state, origin, stored, plan)
+        if self.lifetimes is not None:
+            self.lifetimes.renewed(state.head.id, now.timestamp())
         if hold.at is not None:
             hold.at = base
         for publisher in self._listeners():
@@ -175,10 +228,35 @@ class LockedSessionStore:
         _rebase(session, state, base)
         return SaveResult(base.state.head.revision, plan.state is not None, plan.adopted, plan.conflicts)
 
+    def _unless_over(self, birth: str, origin: Origin, stored: Stored) -> Stored | None:
+        """What nobody is shown is as good as gone for a session that has nothing to do with it; a copy of it renews it."""
+        base, head = origin.base, stored.base.state.head
+        mine = {birth, base.state.head.birth if base is not None else birth,
+                origin.attempt.state.head.birth if origin.attempt is not None else birth}
+        if not head.birth or head.birth in mine or was_committed(origin, self.records.store_id):
+            return stored
+        if not self.is_hidden(head.id):
+            return stored
+        if not self._purge_held(head.id):  # somebody was active in it since that look
+            raise RevisionConflict(head.id, None, (head.birth, head.revision))
+        return None
+
     def _plan(self, state: State, origin: Origin, stored: Stored | None, now: datetime) -> Plan:
-        return plan_save(self._with_a_life_of_its_own(state, origin, stored), origin, stored,
-                         store=self.records.store_id, buried=self.is_buried(state.head.id, origin), now=now,
-                         birth=new_birth() if stored is None else "")
+        if stored is None and self._was_evicted(state.head.id, origin):
+            origin = Origin(None, None, origin.unsaved)
+        try:
+            return plan_save(self._with_a_life_of_its_own(state, origin, stored), origin, stored,
+                             store=self.records.store_id, buried=self.is_buried(state.head.id, origin), now=now,
+                             birth=new_birth() if stored is None else "")
+        except SessionDeleted as error:
+            if self.has_expired(state.head.id, origin):
+                raise SessionExpired(state.head.id) from error
+            raise
+
+    def _was_evicted(self, session_id: str, origin: Origin) -> bool:
+        """A storage that evicts makes room, and has no opinion on whether the session should live."""
+        return (self._evicts and was_committed(origin, self.records.store_id) and origin.base is not None
+                and not self.records.was_deleted(session_id, origin.base.state.head.birth))
 
     def _with_a_life_of_its_own(self, state: State, origin: Origin, stored: Stored | None) -> State:
         """A copy that was never saved is kept, but not under a birth that ended: its sibling (a copy of the same new
@@ -199,6 +277,7 @@ class LockedSessionStore:
     def _commit(self, session: Session, mine: State, origin: Origin, stored: Stored | None, plan: Plan) -> Base:
         if plan.state is None:
             assert stored is not None
+            self._renew(stored.base.state.head)
             return stored.base
         before, op = None if stored is None else stored.base, new_token()
         keep, added = split(before, plan.state)
@@ -214,13 +293,107 @@ class LockedSessionStore:
             raise
         return as_committed(before, plan.state, op, self.records.store_id, stamp, keep, added)
 
+    def _renew(self, head: Head) -> None:
+        """A save that has nothing to write is activity all the same."""
+        if self.lifetimes is not None:
+            try:
+                self.lifetimes.expiry.touch(head.id)
+            except SessionNotFound:  # over a storage without a lock: gone since the look
+                raise RevisionConflict(head.id, (head.birth, head.revision), None) from None
+
     def delete(self, session_id: str) -> bool:
-        """Remove the session for good; True where there was one. Saves of older copies raise `SessionDeleted`."""
+        """Remove the session for good; True where there was one to be seen. Saves of older copies raise `SessionDeleted`."""
         with self._holds.hold(check_session_id(session_id)):
+            shown = not self.is_hidden(session_id)
             was_there = self.records.delete_record(session_id)
+            if self.lifetimes is not None:
+                self.lifetimes.forget(session_id)
             for publisher in self._listeners():
                 publisher.deleted(session_id)
-            return was_there
+            return was_there and shown
+
+    # -- time to live --------------------------------------------------------------------------------------------
+
+    @property
+    def ttl(self) -> timedelta | None:
+        """How long a session is kept after its last activity; None: for ever."""
+        return None if self.lifetimes is None else self.lifetimes.expiry.ttl
+
+    def expire_after(self, ttl: timedelta) -> None:
+        """Let sessions expire after that long without activity: before anybody loads or saves through this object.
+
+        Raises `InvalidValue` where they have another time to live already, `StorageUnavailable` where the storage has none.
+        """
+        records = self.records
+        if not has_late_expiry(records):
+            raise StorageUnavailable("expire sessions", reason=f"{records.name} does not know how")
+        records.expire_after(ttl)
+        self.lifetimes = lifetimes_of(self.records, self._clock)
+
+    def create(self, session: Session) -> SaveResult:
+        """Save a new session under an id that nobody has; raises `SessionExists` where somebody does, and what `save` raises."""
+        entry = session.snapshot()
+        with self._holds.hold(entry._head.id) as hold:
+            for tries in range(_TRIES - 1):
+                try:
+                    return self._create_held(session, entry, hold)
+                except RevisionConflict:
+                    self._stand_back(tries)  # somebody was there, and may be gone again
+            return self._create_held(session, entry, hold)
+
+    def _create_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
+        session_id, origin = entry._head.id, entry._origin
+        stored = self._look(self._read_held, session_id, None)
+        mine = origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base)
+        if stored is not None and not mine and not self.is_hidden(session_id):
+            raise SessionExists(session_id)
+        return self._save_onto(stored, session, entry, hold)  # this very look: another one could find somebody to merge with
+
+    def touch(self, session_id: str) -> None:
+        """Start the session's activity anew, without a revision. Raises `SessionNotFound`, `SessionExpired`.
+
+        Waits for writers of the session: no purge that looked before a touch that returned can remove it after that.
+        """
+        with self._holds.hold(check_session_id(session_id)):
+            if self.lifetimes is None:
+                if not self.records.exists(session_id):
+                    raise SessionNotFound(session_id)
+                return
+            began = self.lifetimes.now()
+            if self.is_hidden(session_id):
+                raise SessionExpired(session_id)
+            try:
+                self.lifetimes.expiry.touch(session_id)
+            except SessionNotFound as error:
+                raise self.absence(session_id) from error
+            self.lifetimes.renewed(session_id, began)
+
+    def purge_expired(self) -> int:
+        """Remove the sessions whose time has run out, for good; how many. 0 over a storage where nothing expires.
+
+        One that somebody is at work on is left alone; one that cannot be removed is logged, and left to the next time. Raises
+        `StorageUnavailable` where the storage cannot tell which they are.
+        """
+        return 0 if self.lifetimes is None else sum(map(self._try_purge, self.lifetimes.expiry.expired()))
+
+    def _try_purge(self, session_id: str) -> bool:
+        try:
+            with self._holds.hold(session_id, 0):
+                return self._purge_held(session_id)
+        except LockTimeout:
+            return False
+        except StorageError as error:
+            _log.warning("expired session not purged", session_id=session_id, error=str(error))
+            return False
+
+    def _purge_held(self, session_id: str) -> bool:
+        """The storage looks again itself: over one without a lock, others may be active here at any moment."""
+        if self.lifetimes is None or not self.lifetimes.expiry.purge_record(session_id):
+            return False
+        self.lifetimes.forget(session_id)
+        for publisher in self._listeners():
+            publisher.purged(session_id)
+        return True
 
     # -- editing -------------------------------------------------------------------------------------------------
 
@@ -229,7 +402,8 @@ class LockedSessionStore:
         """`with store.edit(id) as session:` newest, change, save, as one atomic step.
 
         Other writers of this session wait; calls on the same id from within join. An exception in the body saves
-        nothing. Raises `SessionNotFound`; over a storage without a lock, `RevisionConflict` where somebody was first.
+        nothing. Raises `SessionNotFound`, `SessionExpired`; `SessionDeleted` where it was deleted from within; over a storage
+        without a lock also where somebody else deleted it meanwhile, and `RevisionConflict` where somebody was first.
         """
         with self._holds.hold(check_session_id(session_id)) as hold:
             session = self._newest(session_id, hold)
@@ -240,18 +414,19 @@ class LockedSessionStore:
     def update(self, session_id: str, change: Callable[[Session], object]) -> SaveResult:
         """Run `change(session)` on the newest state and save, again on a newer one where somebody was faster.
 
-        Raises `SessionNotFound`; an exception in `change` saves nothing.
+        Raises `SessionNotFound`, `SessionExpired`; over a storage without a lock `SessionDeleted` where it was deleted while
+        `change` ran. An exception in `change` saves nothing.
         """
         with self._holds.hold(check_session_id(session_id)) as hold:
             joined = hold.at is not None
-            for _ in range(_TRIES - 1):
+            for tries in range(_TRIES - 1):
                 try:
                     return self._update_held(session_id, change, hold)
                 except RevisionConflict:
                     if joined:
                         raise
                     hold.at = None
-                    self._stand_back()
+                    self._stand_back(tries)
             return self._update_held(session_id, change, hold)
 
     def _update_held(self, session_id: str, change: Callable[[Session], object], hold: Hold) -> SaveResult:
@@ -261,8 +436,8 @@ class LockedSessionStore:
 
     def _newest(self, session_id: str, hold: Hold) -> Session:
         stored = self._look(self._read_held, session_id, self._known(session_id))
-        if stored is None:
-            raise SessionNotFound(session_id)
+        if stored is None or self.is_hidden(session_id):
+            raise self.absence(session_id)
         _refuse_moved(hold, stored)
         if not self._excludes:
             hold.at = stored.base  # what was decided on this state may be committed on this state only
@@ -278,6 +453,8 @@ class LockedSessionStore:
         """
         line = json_line.encode("utf-8") if isinstance(json_line, str) else bytes(json_line)
         line = line.removesuffix(b"\n")
+        if self.is_hidden(check_session_id(session_id)):
+            raise SessionExpired(session_id)
         if not has_usage_log(self.records):
             raise StorageUnavailable("append usage", session_id=session_id, reason=f"{self.records.name} keeps no such log")
         self.records.append_usage(check_session_id(session_id), line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +16,11 @@ from typing import Any, Self
 import attrs
 import structlog
 
+from bamboo_sessions._lifetimes import Lifetimes
 from bamboo_sessions.cache import DROP, KEEP, Cached, CacheStats, Put, SessionCache, Verdict
+from bamboo_sessions.cache_cleanup import Cleaner
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
-from bamboo_sessions.errors import SessionDeleted, SessionNotFound, StorageError, StorageUnavailable
+from bamboo_sessions.errors import SessionDeleted, SessionExpired, SessionNotFound, StorageError, StorageUnavailable
 from bamboo_sessions.ids import check_session_id, new_token
 from bamboo_sessions.listing import Filter, page
 from bamboo_sessions.locked_store import LockedSessionStore
@@ -47,20 +50,31 @@ class SessionRepository:
         self._clock = clock
         self._store = persistence.records.store_id
         self._is_current = persistence.is_current
+        self._mind_time()
+        self._purger = _Purger(persistence)
+        self._cleaner: Cleaner | None = None
         persistence.register(self)
 
     @classmethod
     def open(cls, where: str | PathLike[str], *, cache: SessionCache[Session] | None = None,
-             clock: Clock = SYSTEM_CLOCK, lock_timeout: float = 30.0, **options: Any) -> Self:
+             clock: Clock = SYSTEM_CLOCK, lock_timeout: float = 30.0, ttl: timedelta | None = None, **options: Any) -> Self:
         """A repository at a path (JSON files) or URL (`file://…`, `memory://`).
 
         `cache`: one of your own, else 10,000 sessions without a time to live. `lock_timeout`: seconds that a writer waits for
-        another one of the same session. `options` go to the storage, such as `durability` (see `JsonFileStorage`). Raises
+        another one of the same session. `ttl`: how long a session is kept after its last activity; None: for ever.
+        `options` go to the storage, such as `durability` (see `JsonFileStorage`). Raises
         `InvalidValue` for another scheme, `StorageUnavailable` and `UnsupportedFormat` for a folder that cannot be opened.
         """
+        if ttl is not None:
+            options["ttl"] = ttl
         storage = open_storage(where, clock=clock, **options)
         persistence = LockedSessionStore(storage, clock=clock, lock_timeout=lock_timeout)
         return cls(SessionCache(clock=clock) if cache is None else cache, storage, persistence, clock=clock)
+
+    def _mind_time(self) -> None:
+        self._lifetimes = self.persistence.lifetimes
+        self._cached = self.cache.get if self._lifetimes is None else _certain(self.cache, self._lifetimes)
+        """The cached copy, where it takes no look at the storage to know that it may be shown."""
 
     # -- loading -------------------------------------------------------------------------------------------------
 
@@ -69,12 +83,12 @@ class SessionRepository:
 
         A storage error is logged and gives None; use `try_load` where a failure must not look like absence.
         """
-        cached = self.cache.get(session_id)
+        cached = self._cached(session_id)
         return cached if cached is not None else self._miss_or_none(session_id)
 
     def try_load(self, session_id: str) -> Session | None:
         """Like `load`, but raises `StorageError`."""
-        cached = self.cache.get(session_id)
+        cached = self._cached(session_id)
         return cached if cached is not None else self._miss(session_id)
 
     def _miss_or_none(self, session_id: str) -> Session | None:
@@ -85,10 +99,13 @@ class SessionRepository:
             return None
 
     def _miss(self, session_id: str) -> Session | None:
+        held = None if self._lifetimes is None else self._held_and_shown(session_id)
+        if held is not None:
+            return held
         ticket = self.cache.ticket(check_session_id(session_id))
         try:
-            stored = self.persistence.look(session_id)
-            if stored is None:
+            stored = self.persistence.glance(session_id)
+            if stored is None or self._is_hidden(session_id):
                 return None
             session = self._copy(stored.base)
             if self.cache.fill(ticket, session):
@@ -97,6 +114,17 @@ class SessionRepository:
             return self._take_up(session_id, _is_overtaken, stored)[1]
         finally:
             self.cache.release(ticket)
+
+    def _held_and_shown(self, session_id: str) -> Session | None:
+        """The cached copy. A hidden one stays in the cache, for it may be what a save renews; loads do not give it."""
+        cached = self.cache.peek(session_id)
+        return None if cached is None or self._is_hidden(session_id) else cached
+
+    def _is_hidden(self, session_id: str) -> bool:
+        """Whether its time has run out; never of an unsaved copy, which somebody's work is in."""
+        if self._lifetimes is None or self._origin(session_id).unsaved is not None:
+            return False
+        return self.persistence.is_hidden(session_id)
 
     def load_merged(self, session_id: str) -> Session | None:
         """Cache and storage reconciled: storage where it is newer, or of the same age with a question memory lost.
@@ -110,7 +138,7 @@ class SessionRepository:
             return self._compared(session_id)
         except StorageError as error:
             _log.warning("storage failed, giving the cached copy", session_id=session_id, error=str(error))
-            return self.cache.get(session_id)
+            return self.cache.get(session_id) if self._lifetimes is None else self._held_and_shown(session_id)
 
     def try_load_merged(self, session_id: str) -> Session | None:
         """Like `load_merged`, but raises `StorageError`."""
@@ -119,7 +147,7 @@ class SessionRepository:
 
     def _current(self, session_id: str) -> Session | None:
         """The cached copy, where a glance shows that storage holds nothing else; None: it takes a look."""
-        cached = self.cache.get(session_id)
+        cached = self._cached(session_id)
         if cached is None:
             return None
         base = _as_committed(cached)
@@ -127,6 +155,8 @@ class SessionRepository:
 
     def _compared(self, session_id: str) -> Session | None:
         """The short way, for a cached copy that is a committed state: only what came after that is read."""
+        if self._is_hidden(session_id):
+            return None
         held = self.cache.held(session_id)
         base = None if held is None else _as_committed(held)
         if held is None or base is None or base.store != self._store:
@@ -143,6 +173,8 @@ class SessionRepository:
             try:
                 origin = self._origin(session_id)
                 stored = self.persistence.look(session_id, origin.base)
+                if stored is None and origin.unsaved is not None and self.persistence.was_let_go(session_id, origin):
+                    return self.cache.peek(session_id)  # nobody deleted it, so nobody meant this work to go with it
                 buried = self.persistence.is_buried(session_id, origin)
                 settled, session = self._take_up(session_id, lambda _: not ticket.void, stored, buried=buried)  # noqa: B023
             finally:
@@ -190,9 +222,47 @@ class SessionRepository:
         return self.persistence.records.exists(check_session_id(session_id))
 
     def touch(self, session_id: str) -> None:
-        """Note activity: the cached copy's time to live starts anew. Raises `SessionNotFound`."""
-        if self.try_load(session_id) is None:
-            raise SessionNotFound(session_id)
+        """Note activity: its time to live starts anew, in the storage and in the cache; nothing else is written.
+
+        Raises `SessionNotFound`, `SessionExpired`. Where nothing expires, it is the cached copy's time to live alone.
+        """
+        if self._lifetimes is None:
+            if self.try_load(session_id) is None:
+                raise SessionNotFound(session_id)
+            return
+        cached = self.cache.get(session_id)
+        try:
+            self.persistence.touch(session_id)
+        except (SessionNotFound, SessionExpired):
+            if cached is None or cached._origin.unsaved is None:
+                raise
+
+    def expire_after(self, ttl: timedelta) -> None:
+        """Let sessions expire, for a repository that was opened without a `ttl`: before anybody uses it.
+
+        Raises `InvalidValue` where they expire after another time already, `StorageUnavailable` where the storage cannot.
+        """
+        self.persistence.expire_after(ttl)
+        self._mind_time()
+
+    def purge_expired(self) -> int:
+        """Remove the sessions whose time has run out, for good; how many. See `LockedSessionStore.purge_expired`."""
+        return self.persistence.purge_expired()
+
+    def start_cleanup(self, interval: timedelta = timedelta(minutes=1)) -> None:
+        """Call `purge_expired` every `interval` on a thread of its own, until `close`; again: at another interval.
+
+        The thread keeps neither the process nor the repository alive. What fails is logged, and tried again the next time. A
+        forked child has none until it calls this itself.
+        """
+        self.stop_cleanup()
+        self._cleaner = Cleaner(self._purger, interval, self._clock)
+
+    def stop_cleanup(self) -> None:
+        """No purge of `start_cleanup` runs after this; harmless where none was started."""
+        cleaner, self._cleaner = self._cleaner, None
+        if cleaner is not None:
+            cleaner.stop()
 
     def list(self, limit: int = 50, cursor: str | None = None, *, model: str | None = None,
              provider: str | None = None, context_id: str | None = None, parent_id: str | None = None,
@@ -212,8 +282,8 @@ class SessionRepository:
     def save(self, session: Session) -> SaveResult:
         """Merge into what storage holds; on return `session` is the merged, committed state.
 
-        Raises `SessionDeleted` where the session was deleted since this copy was loaded; its cached copy is dropped. Raises
-        `InvalidValue` for metadata that JSON cannot carry, and `StorageError`; then the object keeps its changes and can be
+        Raises `SessionDeleted` where the session was deleted since this copy was loaded, `SessionExpired` where it was purged
+        after its time ran out; its cached copy is dropped, unless that has unsaved work of somebody's. Raises `InvalidValue` for metadata that JSON cannot carry, and `StorageError`; then the object keeps its changes and can be
         saved again.
         """
         self._save_overdue()
@@ -222,8 +292,19 @@ class SessionRepository:
         except SessionDeleted:
             self._drop_deleted(session)
             raise
+        except SessionExpired:
+            self.purged(session.id)
+            raise
 
     save_runtime_session = save
+
+    def create(self, session: Session) -> SaveResult:
+        """Save a new session under an id that nobody has, where `save` would merge with whatever is there.
+
+        Raises `SessionExists` where the id is taken, also by somebody else at this moment, and what `save` raises. After a
+        `StorageUnavailable` whose outcome is unknown, the same object can be created again.
+        """
+        return self.persistence.create(session)
 
     def save_and_cache(self, session: Session) -> None:
         """Save, or keep: a `StorageError` is logged and the copy stays in the cache as unsaved.
@@ -273,10 +354,26 @@ class SessionRepository:
         except SessionDeleted:
             _log.warning("unsaved changes of a deleted session dropped", session_id=session_id)
             self._drop_deleted(entry.value)
+        except SessionExpired:
+            return self._flush_expired(entry.value)
         except StorageError as error:
             _log.warning("unsaved copy still not saved", session_id=session_id, error=str(error))
             self._note_attempt(entry.value, before)
             return error
+        return None
+
+    def _flush_expired(self, unsaved: Session) -> StorageError | None:
+        """Nobody deleted it: what was not saved when its time ran out goes on as a session of its own, under its id where
+        that is free, else under one beside it."""
+        made = unsaved.as_new()
+        if self.persistence.look(made.id) is not None:
+            made = unsaved.as_new(f"{made.id[:480]} (expired {new_token()[:8]})")
+        try:
+            self.persistence.save(made)
+        except StorageError as error:
+            return error
+        _log.warning("unsaved changes of an expired session saved as a new one", session_id=unsaved.id, saved_as=made.id)
+        self._drop_deleted(unsaved)
         return None
 
     def _note_attempt(self, tried: Session, before: Origin) -> None:
@@ -393,6 +490,10 @@ class SessionRepository:
         """Forget the session; a load that is under way cannot bring it back."""
         self.cache.remove(session_id)
 
+    def purged(self, session_id: str) -> None:
+        """Forget the session, but not what somebody could not save of it."""
+        self.cache.change(session_id, lambda entry: KEEP if entry is None or entry.unsaved is not None else DROP)
+
     def known(self, session_id: str) -> Base | None:
         """The committed state that the cached copy descends from."""
         base = self._origin(session_id).base
@@ -410,6 +511,7 @@ class SessionRepository:
 
     def close(self) -> None:
         """Save what is unsaved and release the storage; raises the `StorageError` where something could not be saved."""
+        self.stop_cleanup()
         try:
             self.flush()
         finally:
@@ -427,6 +529,30 @@ class SessionRepository:
 
     def _put(self, copy: Copy) -> Put[Session]:
         return Put(Session._of(copy.state, copy.origin, self._clock), copy.unsaved, given=True)
+
+
+class _Purger:
+    """What a clean-up thread works on. It lives with its repository, which nothing here keeps alive."""
+
+    def __init__(self, persistence: LockedSessionStore) -> None:
+        self._persistence = persistence
+
+    def cleanup_expired(self) -> int:
+        """See `Cleaner`."""
+        return self._persistence.purge_expired()
+
+
+def _certain(cache: SessionCache[Session], lifetimes: Lifetimes) -> Callable[[str], Session | None]:
+    """`cache.get` for sessions that expire. Not a method: kept on the repository, that would be a cycle."""
+    get, is_shown = cache.get, lifetimes.is_shown
+
+    def cached(session_id: str) -> Session | None:
+        session = get(session_id)
+        if session is None or is_shown(session_id) or session._origin.unsaved is not None:
+            return session
+        return None
+
+    return cached
 
 
 def _is_overtaken(_entry: Cached[Session] | None) -> bool:

@@ -3,6 +3,9 @@
 Whatever such a storage raises is translated here. What it is handed is a copy and what it returns is copied. It may
 give sessions back without birth, revision or message ids; then it has no opinion on them, and known messages are
 recognised by content, so that a merge does not take a re-read message for a new one.
+
+Where the storage has a `ttl`, its sessions expire: activity is kept in this process, and for a session that this process
+has not met it begins with the stored `updated_at`.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary, finalize
 
@@ -19,13 +22,22 @@ import attrs
 import structlog
 
 from bamboo_sessions._locks import KeyedLocks
-from bamboo_sessions.clock import real_monotonic
+from bamboo_sessions.clock import SYSTEM_CLOCK, Clock, real_monotonic
 from bamboo_sessions.codec import decode_head, encode_head, patch_json
-from bamboo_sessions.errors import LockTimeout, RevisionConflict, SessionError, StorageError, StorageUnavailable
+from bamboo_sessions.errors import (
+    LockTimeout,
+    RevisionConflict,
+    SessionError,
+    SessionNotFound,
+    StorageError,
+    StorageUnavailable,
+)
 from bamboo_sessions.ids import new_birth
 from bamboo_sessions.models import Message, Messages, Session, State
 from bamboo_sessions.models.alignment import align
 from bamboo_sessions.models.state import Head, Origin
+from bamboo_sessions.models.times import from_text
+from bamboo_sessions.storages.expiry import NONE_LEFT, checked_ttl, later_ttl, left_of
 from bamboo_sessions.storages.protocol import (
     OPS_KEPT,
     Commit,
@@ -36,6 +48,7 @@ from bamboo_sessions.storages.protocol import (
     has_locks,
     keeps_records,
 )
+from bamboo_sessions.storages.records import RecordBacked
 
 _log = structlog.get_logger("bamboo_sessions")
 _adapted: WeakValueDictionary[int, ThreeMethods] = WeakValueDictionary()
@@ -94,7 +107,8 @@ class _Pasts:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, _Past] = OrderedDict()
-        self._buried: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._buried: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        """(id, birth): whether it had expired; the last one to go comes last."""
         self._lock = threading.Lock()  # guards both, and every _Past in them
 
     def ops(self, head: Head) -> tuple[str, ...]:
@@ -120,19 +134,59 @@ class _Pasts:
             if len(self._known) > _PASTS_KEPT:
                 self._known.popitem(last=False)
 
-    def bury(self, session_id: str) -> None:
+    def bury(self, session_id: str, *, expired: str | None = None) -> None:
+        """`expired`: the birth of one that was purged; this process may never have written it."""
         with self._lock:
             past = self._known.pop(session_id, None)
-            if past is not None:
-                self._buried[session_id, past.birth] = None
+            birth = expired if past is None else past.birth
+            if birth is not None:
+                self._buried.pop((session_id, birth), None)
+                self._buried[session_id, birth] = expired is not None
                 if len(self._buried) > _PASTS_KEPT:
                     self._buried.popitem(last=False)
 
     def is_buried(self, session_id: str, birth: str) -> bool:
         return (session_id, birth) in self._buried
 
+    def is_expired(self, session_id: str, birth: str | None) -> bool:
+        """Of this birth; where none is named, or the storage keeps none, the last one of this id."""
+        with self._lock:
+            for (name, dead), expired in reversed(self._buried.items()):
+                if name == session_id and (not birth or not dead or dead == birth):
+                    return expired
+        return False
 
-class ThreeMethods:
+
+class _Touches:
+    """When sessions were active here. Bounded: one that is forgotten is as old as its `updated_at` says."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._at: OrderedDict[str, datetime] = OrderedDict()
+        self._lock = threading.Lock()  # guards the table
+
+    def renew(self, session_id: str) -> None:
+        with self._lock:
+            now = self._clock.now()
+            self._at[session_id] = max(now, self._at.pop(session_id, now))  # clocks jump back, activity does not
+            if len(self._at) > _PASTS_KEPT:
+                self._at.popitem(last=False)
+
+    def idle(self, session_id: str, updated_at: datetime | None = None) -> timedelta | None:
+        """Since when nothing happened; None where only the session itself could tell."""
+        known = [at for at in (self._at.get(session_id), updated_at) if at is not None]
+        return self._clock.now() - max(known) if known else None
+
+    def ids(self) -> list[str]:
+        with self._lock:
+            return list(self._at)
+
+    def forget(self, session_id: str) -> None:
+        with self._lock:
+            self._at.pop(session_id, None)
+
+
+class ThreeMethods(RecordBacked):
     """A `RecordStorage` with `SessionLocks` over a three-method `Storage`: its own lock where it has one, beneath one
     for the threads of this process."""
 
@@ -141,8 +195,16 @@ class ThreeMethods:
         self._locks: KeyedLocks[str] = KeyedLocks()  # one writer of a session at a time, among the threads of this process
         self._pasts = _Pasts()
         self._mine = threading.local()  # what this thread read last: by those message ids its commit goes on
-        self.store_id = store_id
+        self._store_id = store_id
         self.name = type(storage).__name__
+        self.clock = getattr(storage, "clock", SYSTEM_CLOCK)
+        self._ttl = checked_ttl(getattr(storage, "ttl", None))
+        self._touches = _Touches(self.clock)
+
+    @property
+    def store_id(self) -> str:
+        """See `RecordStorage`; lives as long as the storage object."""
+        return self._store_id
 
     @contextmanager
     def lock(self, session_id: str, timeout: float) -> Iterator[None]:
@@ -201,6 +263,8 @@ class ThreeMethods:
         self._pasts.tried(None if before is None else before.head, state.head, change.op)
         self._save(state)
         self._pasts.committed(state.head, (*ops, change.op))
+        if self._ttl is not None:
+            self._touches.renew(session_id)
         return _Seen(state.messages)
 
     def _save(self, state: State) -> None:
@@ -213,19 +277,25 @@ class ThreeMethods:
 
     def delete_record(self, session_id: str) -> bool:
         """See `RecordStorage`."""
+        return self._removed(session_id)
+
+    def _removed(self, session_id: str, *, expired: str | None = None) -> bool:
+        """`expired`: the birth of a session that goes because its time ran out."""
         try:
             was_there = bool(self._storage.delete_session(session_id))
         except StorageError:
             raise
         except Exception as error:
             raise self._unavailable("delete", session_id, error, outcome="unknown") from error
+        self._touches.forget(session_id)
         if was_there:
-            self._pasts.bury(session_id)
+            self._pasts.bury(session_id, expired=expired)
         return was_there
 
     def exists(self, session_id: str) -> bool:
         """See `RecordStorage`; by loading it."""
-        return self._load(session_id, None) is not None
+        state = self._load(session_id, None)
+        return state is not None and (self._ttl is None or self._left(encode_head(state.head)) > NONE_LEFT)
 
     def was_deleted(self, session_id: str, birth: str) -> bool:
         """See `RecordStorage`; as far as this process deleted it, for the storage remembers nothing of what is gone."""
@@ -233,10 +303,73 @@ class ThreeMethods:
 
     def heads(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Not to be had from three methods; a storage may have a fourth one for it."""
+        heads = self._heads()
+        if self._ttl is None:
+            return heads
+        return ((head, count) for head, count in heads if self._left(head) > NONE_LEFT)
+
+    def _heads(self) -> Iterator[tuple[dict[str, Any], int]]:
         heads: Callable[[], Iterator[tuple[dict[str, Any], int]]] | None = getattr(self._storage, "heads", None)
         if heads is not None:
             return heads()
         raise StorageUnavailable("list", reason=f"{self.name} cannot list its sessions; give it a `heads` method")
+
+    # -- time to live --------------------------------------------------------------------------------------------
+
+    @property
+    def ttl(self) -> timedelta | None:
+        """The storage's `ttl`, where it has one."""
+        return self._ttl
+
+    def expire_after(self, ttl: timedelta) -> None:
+        """See `LateExpiry`."""
+        self._ttl = later_ttl(self._ttl, ttl)
+
+    def _left(self, head: dict[str, Any]) -> timedelta:
+        idle = self._touches.idle(head["id"], from_text(head["updated_at"]))
+        assert self._ttl is not None
+        assert idle is not None
+        return left_of(self._ttl, idle, head)
+
+    def time_left(self, session_id: str) -> timedelta | None:
+        """See `Expiry`; loads the session where this process has not heard of it for as long."""
+        if self._ttl is None:
+            return None
+        idle = self._touches.idle(session_id)
+        if idle is not None and idle < self._ttl:
+            return left_of(self._ttl, idle)
+        state = self._load(session_id, None)
+        return None if state is None else self._left(encode_head(state.head))
+
+    def touch(self, session_id: str) -> None:
+        """See `Expiry`; other processes do not hear of it."""
+        if self._load(session_id, None) is None:
+            raise SessionNotFound(session_id)
+        if self._ttl is not None:
+            self._touches.renew(session_id)
+
+    def expired(self) -> Iterator[str]:
+        """See `Expiry`. Of a storage that cannot list: as far as this process was active in them."""
+        if self._ttl is None:
+            return iter(())
+        if hasattr(self._storage, "heads"):
+            return (head["id"] for head, _ in self._heads() if self._left(head) <= NONE_LEFT)
+        ttl, idle = self._ttl, self._touches.idle
+        return iter([name for name in self._touches.ids() if (since := idle(name)) is not None and since >= ttl])
+
+    def purge_record(self, session_id: str) -> bool:
+        """See `Expiry`; the caller holds the lock."""
+        state = None if self._ttl is None else self._load(session_id, None)
+        if state is None or self._left(encode_head(state.head)) > NONE_LEFT:
+            return False
+        return self._removed(session_id, expired=state.head.birth)
+
+    def was_expired(self, session_id: str, birth: str | None = None) -> bool:
+        """See `Expiry`; as far as this process purged it."""
+        if not self._pasts.is_expired(session_id, birth):
+            return False
+        state = self._load(session_id, None)
+        return state is None or (birth is not None and state.head.birth not in (birth, ""))
 
     def close(self) -> None:
         """Close what is below."""

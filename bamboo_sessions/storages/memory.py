@@ -10,14 +10,16 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
 
 import attrs
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import check_usage, patch_json
-from bamboo_sessions.errors import RevisionConflict, SessionNotFound
+from bamboo_sessions.errors import CapacityExceeded, RevisionConflict, SessionNotFound
 from bamboo_sessions.ids import new_birth
+from bamboo_sessions.storages.expiry import NONE_LEFT, checked_ttl, later_ttl, left_of
 from bamboo_sessions.storages.protocol import OPS_KEPT, UNCHANGED, Change, Commit, Delta, Record, Stamp, Unchanged
 from bamboo_sessions.storages.records import RecordBacked
 
@@ -39,18 +41,34 @@ class _Kept:
     ops: tuple[str, ...]
     recent: deque[Change] = attrs.field(factory=lambda: deque(maxlen=OPS_KEPT))
     usage: list[bytes] = attrs.field(factory=list)
+    active: datetime | None = None
+    """When it was last active; kept where there is a time to live."""
 
 
 class MemoryStorage(RecordBacked):
-    """Sessions in this process's memory; several repositories of one process may share it."""
+    """Sessions in this process's memory; several repositories of one process may share it.
+
+    `capacity`: how many it takes; one more raises `CapacityExceeded`, or with `evict="lru"` takes the place of the one that
+    was longest neither read nor committed nor touched. An evicted session is not a deleted one: whoever holds a copy can
+    save it, as if for the first time. `ttl`: how long a session is kept after its last activity (see `Expiry`); one whose
+    time ran out makes room before any other.
+    """
 
     name = "memory"
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.clock = clock
+    def __init__(self, capacity: int | None = None, ttl: timedelta | None = None, evict: Literal["lru"] | None = None, *,
+                 clock: Clock = SYSTEM_CLOCK) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be positive, not {capacity}")
+        if evict not in (None, "lru") or (evict is not None and capacity is None):
+            raise ValueError(f"evict is None, or 'lru' where there is a capacity; not {evict!r}")
+        self.clock, self.capacity, self._ttl = clock, capacity, checked_ttl(ttl)
+        self.evicts = evict is not None
         self._store_id = new_birth()
-        self._kept: dict[str, _Kept] = {}
-        self._buried: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        """By use where it evicts, the longest unused first."""
+        self._buried: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        """(id, birth): whether it had expired; the last one to go comes last."""
         self._lock = threading.Lock()  # guards both: a commit compares and replaces in one step
 
     @property
@@ -58,12 +76,25 @@ class MemoryStorage(RecordBacked):
         """A random name, new with each object."""
         return self._store_id
 
+    @property
+    def ttl(self) -> timedelta | None:
+        """See `Expiry`."""
+        return self._ttl
+
+    def expire_after(self, ttl: timedelta) -> None:
+        """See `LateExpiry`; the time of what is there begins now."""
+        with self._lock:
+            self._ttl = later_ttl(self._ttl, ttl)
+            for kept in self._kept.values():
+                self._renew(kept)
+
     def read(self, session_id: str, known: Stamp | None = None) -> Record | Delta | Unchanged | None:
         """See `RecordStorage`."""
         with self._lock:
             kept = self._kept.get(session_id)
             if kept is None:
                 return None
+            self._used(session_id)
             if kept.stamp == known:
                 return UNCHANGED
             since = _since(kept, known)
@@ -76,28 +107,52 @@ class MemoryStorage(RecordBacked):
         with self._lock:
             kept = self._kept.get(commit.session_id)
             if kept is not None and kept.stamp.op == commit.change.op:
+                self._renew(kept)
                 return kept.stamp
             there = None if kept is None else (kept.stamp.birth, kept.stamp.revision)
             if there != commit.expected:
                 raise RevisionConflict(commit.session_id, commit.expected, there)
-            made = _applied(kept, _own(commit.change))
-            self._kept[commit.session_id] = made
+            if kept is None:
+                self._make_room(commit.session_id)
+            made = self._kept[commit.session_id] = _applied(kept, _own(commit.change))
+            self._renew(made)
+            self._used(commit.session_id)
             return made.stamp
+
+    def _used(self, session_id: str) -> None:
+        if self.evicts:
+            self._kept.move_to_end(session_id)
+
+    def _make_room(self, session_id: str) -> None:
+        """For one more. What nobody sees any more goes first; whoever holds a copy of that is told that it expired."""
+        if self.capacity is None or len(self._kept) < self.capacity:
+            return
+        for gone in [name for name, kept in self._kept.items() if self._has_expired(kept)]:
+            self._bury(gone, expired=True)
+        while self.evicts and len(self._kept) >= self.capacity:
+            self._kept.popitem(last=False)
+        if len(self._kept) >= self.capacity:
+            raise CapacityExceeded(session_id, self.capacity)
 
     def delete_record(self, session_id: str) -> bool:
         """See `RecordStorage`."""
         with self._lock:
-            kept = self._kept.pop(session_id, None)
-            if kept is None:
-                return False
-            self._buried[session_id, kept.stamp.birth] = None
-            if len(self._buried) > _BURIED_KEPT:
-                self._buried.popitem(last=False)
-            return True
+            return self._bury(session_id, expired=False)
+
+    def _bury(self, session_id: str, *, expired: bool) -> bool:
+        kept = self._kept.pop(session_id, None)
+        if kept is None:
+            return False
+        self._buried.pop((session_id, kept.stamp.birth), None)
+        self._buried[session_id, kept.stamp.birth] = expired
+        if len(self._buried) > _BURIED_KEPT:
+            self._buried.popitem(last=False)
+        return True
 
     def exists(self, session_id: str) -> bool:
         """See `RecordStorage`."""
-        return session_id in self._kept
+        kept = self._kept.get(session_id)
+        return kept is not None and not self._has_expired(kept)
 
     def was_deleted(self, session_id: str, birth: str) -> bool:
         """See `RecordStorage`."""
@@ -108,7 +163,7 @@ class MemoryStorage(RecordBacked):
     def heads(self) -> Iterator[tuple[dict[str, Any], int]]:
         """See `RecordStorage`."""
         with self._lock:
-            heads = [(kept.head, len(kept.messages)) for kept in self._kept.values()]
+            heads = [(kept.head, len(kept.messages)) for kept in self._kept.values() if not self._has_expired(kept)]
         return ((deepcopy(head), count) for head, count in heads)  # a head that is kept is replaced, never modified
 
     def append_usage(self, session_id: str, line: bytes) -> None:
@@ -118,6 +173,58 @@ class MemoryStorage(RecordBacked):
             if session_id not in self._kept:
                 raise SessionNotFound(session_id)
             self._kept[session_id].usage.append(line)
+
+    # -- time to live --------------------------------------------------------------------------------------------
+
+    def _renew(self, kept: _Kept) -> None:
+        """A clock that jumped back must not make a session older than it was."""
+        if self._ttl is not None:
+            now = self.clock.now()
+            kept.active = now if kept.active is None else max(kept.active, now)
+
+    def _left(self, kept: _Kept) -> timedelta:
+        if self._ttl is None or kept.active is None:
+            return timedelta.max
+        return left_of(self._ttl, self.clock.now() - kept.active, kept.head)
+
+    def _has_expired(self, kept: _Kept) -> bool:
+        return self._ttl is not None and self._left(kept) <= NONE_LEFT
+
+    def time_left(self, session_id: str) -> timedelta | None:
+        """See `Expiry`."""
+        with self._lock:
+            kept = self._kept.get(session_id)
+            return None if kept is None or self._ttl is None else self._left(kept)
+
+    def touch(self, session_id: str) -> None:
+        """See `Expiry`; a touched session is also one that was used."""
+        with self._lock:
+            kept = self._kept.get(session_id)
+            if kept is None:
+                raise SessionNotFound(session_id)
+            self._renew(kept)
+            self._used(session_id)
+
+    def expired(self) -> Iterator[str]:
+        """See `Expiry`."""
+        with self._lock:
+            return iter([name for name, kept in self._kept.items() if self._has_expired(kept)])
+
+    def purge_record(self, session_id: str) -> bool:
+        """See `Expiry`."""
+        with self._lock:
+            kept = self._kept.get(session_id)
+            return kept is not None and self._has_expired(kept) and self._bury(session_id, expired=True)
+
+    def was_expired(self, session_id: str, birth: str | None = None) -> bool:
+        """See `Expiry`."""
+        with self._lock:
+            kept = self._kept.get(session_id)
+            if kept is not None and birth in (None, kept.stamp.birth):
+                return False
+            if birth is not None:
+                return self._buried.get((session_id, birth), False)
+            return next((expired for (name, _), expired in reversed(self._buried.items()) if name == session_id), False)
 
 
 def _own(change: Change) -> Change:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 from bamboo_sessions._frozen import frozen
@@ -195,6 +196,82 @@ class CurrentStamps(Protocol):
 
 
 @runtime_checkable
+class PlainReads(Protocol):
+    """Optional power: a read that may be answered by something nearer than what decides, as a cache does it."""
+
+    def read_plain(self, session_id: str) -> Record | None:
+        """A committed state for a plain load; None where there is no session.
+
+        It may be older than what `read` gives where another process wrote or deleted since, and never older than what this
+        object committed, deleted or gave to anybody before. Its stamp is one for `read`. Raises what `read` raises.
+        """
+
+
+@runtime_checkable
+class Expiry(Protocol):
+    """Optional power of a record storage: sessions whose time runs out.
+
+    *Activity* is a time of its own, kept by the storage and read by its clock: it is not `updated_at`, and starting it anew
+    makes no revision. A `commit` starts it anew, whatever the `ttl` of the object that made it; so does `touch`. When the
+    `ttl` has passed since, the session has expired: it is still there, and still what `read`, `read_held`, `commit` and
+    `is_current` speak of, for those are truthful about what is kept. `exists`, `heads` and the plain methods do not show it
+    any more, and no more does anything above the storage. `purge_record` removes it for good.
+
+    A session that is pinned or waits for an answer does not expire (`expiry.is_spared`); the commit that ends that starts its
+    time anew. In doubt a storage keeps: where a clock jumped back, where hosts disagree, where something cannot be read.
+    """
+
+    @property
+    def ttl(self) -> timedelta | None:
+        """How long a session is kept after its last activity; None: nothing here expires, and nothing of this costs anything.
+
+        Never changes while the object is in use.
+        """
+
+    def time_left(self, session_id: str) -> timedelta | None:
+        """How long the session will still be shown, at the least, counted from the beginning of the call.
+
+        Zero or less: it has expired, and is there. None: there is no such session, or nothing here expires. Cheap where the
+        time has not run out; whether a session is there at all need not be looked up for that. May be less than the truth while it is positive, never more: whoever asked relies on it. Raises
+        `StorageUnavailable`; callers then take the session for one that has not expired.
+        """
+
+    def touch(self, session_id: str) -> None:
+        """Start its activity anew, also where it had expired. Writes no revision and changes no stamp.
+
+        Raises `SessionNotFound` where there is none (any more), `StorageUnavailable`. A touch that returned counts for every
+        later purge. It need not survive a power cut: what is lost then is this activity, and the one before it counts.
+        """
+
+    def expired(self) -> Iterator[str]:
+        """The ids of sessions that may have expired, for a purge, which looks again; in no order, each at most once."""
+
+    def purge_record(self, session_id: str) -> bool:
+        """Remove the session for good if it has expired; True where it did.
+
+        Looking and removing are one step: no commit and no touch comes in between (the storage's own atomicity, or its lock,
+        which the caller may hold). Its birth is remembered as that of an expired one; `was_deleted` says True of it too.
+        """
+
+    def was_expired(self, session_id: str, birth: str | None = None) -> bool:
+        """Whether the session of this birth expired and was purged here; without a birth: the last one of this id that is gone.
+
+        False while it is there. Best effort, as `was_deleted`: the memory is bounded.
+        """
+
+
+@runtime_checkable
+class LateExpiry(Protocol):
+    """Optional power: a time to live that is given to a storage after it was opened."""
+
+    def expire_after(self, ttl: timedelta) -> None:
+        """Let its sessions expire, where they did not; before anybody uses this object, for what is cached was not told.
+
+        Raises `InvalidValue` where they have another time to live already; the same one changes nothing.
+        """
+
+
+@runtime_checkable
 class UsageLog(Protocol):
     """Optional power: an append-only log of token usage beside the session."""
 
@@ -253,6 +330,21 @@ def has_held_reads(storage: object) -> TypeGuard[HeldReads]:
 def has_current_stamps(storage: object) -> TypeGuard[CurrentStamps]:
     """Whether it can tell by a stamp alone."""
     return _has(storage, "is_current")
+
+
+def has_plain_reads(storage: object) -> TypeGuard[PlainReads]:
+    """Whether a plain load has a shorter way than `read`."""
+    return _has(storage, "read_plain")
+
+
+def has_expiry(storage: object) -> TypeGuard[Expiry]:
+    """Whether its sessions can expire; they do where its `ttl` is not None."""
+    return _has(storage, "ttl", "time_left", "touch", "expired", "purge_record", "was_expired")
+
+
+def has_late_expiry(storage: object) -> TypeGuard[LateExpiry]:
+    """Whether it takes a time to live later on."""
+    return _has(storage, "expire_after")
 
 
 def has_usage_log(storage: object) -> TypeGuard[UsageLog]:

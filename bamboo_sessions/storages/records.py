@@ -1,26 +1,43 @@
-"""Between records and sessions: what a storage keeps, seen as a committed state, and the three plain methods.
+"""Between records and sessions: what a storage keeps, seen as a committed state, and the plain methods.
 
 `committed` and `follow` are where stored bytes become something that a session can descend from. `RecordBacked` gives a
-storage that speaks records the three methods that anybody's storage has.
+storage that speaks records the three methods that anybody's storage has, and the rest of what people ask of a store.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import structlog
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import decode_state, diff_head, patch_state, split_messages
-from bamboo_sessions.errors import CorruptSession
+from bamboo_sessions.errors import CorruptSession, SessionError, SessionExpired, SessionNotFound
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
-from bamboo_sessions.models import Base, Origin, Session, State
+from bamboo_sessions.listing import Filter, page, summary_of
+from bamboo_sessions.models import Base, Origin, Session, SessionPage, SessionSummary, State
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.state import changed
 from bamboo_sessions.reconcile import Stored
-from bamboo_sessions.storages.protocol import OPS_KEPT, Change, Commit, Delta, Record, Stamp, Storage, Unchanged
+from bamboo_sessions.storages.expiry import NONE_LEFT
+from bamboo_sessions.storages.protocol import (
+    OPS_KEPT,
+    Change,
+    Commit,
+    Delta,
+    Head,
+    Record,
+    Stamp,
+    Storage,
+    Unchanged,
+    has_expiry,
+)
 
 Answer = Record | Delta | Unchanged | None
+
+_log = structlog.get_logger("bamboo_sessions")
 
 
 def found(answer: Record, store: str) -> Stored:
@@ -75,10 +92,11 @@ def as_committed(before: Base | None, after: State, op: str, store: str, stamp: 
 
 
 class RecordBacked(Storage):
-    """The three plain methods, for a storage that reads and commits records.
+    """The plain methods of a store, for a storage that reads and commits records.
 
     `save_session` is a plain, unmerged save for tests and first writes: it stores the session over whatever is there,
-    keeps its `updated_at`, gives it revision max(stored, given) + 1 and never changes its argument.
+    keeps its `updated_at`, gives it revision max(stored, given) + 1 and never changes its argument. A session whose time ran
+    out is shown by none of them.
     """
 
     clock: Clock = SYSTEM_CLOCK
@@ -100,10 +118,60 @@ class RecordBacked(Storage):
     def delete_record(self, session_id: str) -> bool:
         """See `RecordStorage`."""
 
+    @abstractmethod
+    def heads(self) -> Iterator[tuple[Head, int]]:
+        """See `RecordStorage`."""
+
     def load_session(self, session_id: str) -> Session | None:
         """The newest committed state as a session of the caller's own, or None."""
+        record = self._shown(session_id)
+        return None if record is None else self._session_of(record)
+
+    def get_session(self, session_id: str) -> Session:
+        """Like `load_session`, but absence is an error: `SessionExpired` where its time ran out, else `SessionNotFound`."""
+        session = self.load_session(session_id)
+        if session is None:
+            raise self._absent(session_id)
+        return session
+
+    def get_metadata(self, session_id: str) -> SessionSummary:
+        """All but the messages, of which none is decoded. Raises `SessionNotFound`, `SessionExpired`."""
+        record = self._shown(session_id)
+        if record is None:
+            raise self._absent(session_id)
+        return summary_of(record.head, len(record.messages))
+
+    def list_sessions(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
+        """At most `limit` summaries, newest first; see `SessionRepository.list`, which can also choose among them."""
+        return page(self.heads(), limit, cursor, Filter(), _leave_out)
+
+    def clear(self) -> int:
+        """Delete every session, as `delete_session` does; how many there were to be seen.
+
+        One that is made meanwhile may stay, and one that cannot be read does.
+        """
+        expired = list(self.expired()) if has_expiry(self) and self.ttl is not None else []
+        count = sum(self.delete_session(head["id"]) for head, _ in list(self.heads()))
+        for session_id in expired:
+            self.delete_session(session_id)
+        return count
+
+    def _shown(self, session_id: str) -> Record | None:
+        """The record, unless its session is one that nobody sees any more."""
         answer = self.read(check_session_id(session_id))
-        return self._session_of(answer) if isinstance(answer, Record) else None
+        return answer if isinstance(answer, Record) and not self._is_over(session_id) else None
+
+    def _is_over(self, session_id: str) -> bool:
+        """Whether the session is there and its time has run out."""
+        if not has_expiry(self) or self.ttl is None:
+            return False
+        left = self.time_left(session_id)
+        return left is not None and left <= NONE_LEFT
+
+    def _absent(self, session_id: str) -> SessionError:
+        """Why nothing is shown under this id."""
+        expired = self._is_over(session_id) or (has_expiry(self) and self.was_expired(session_id))
+        return SessionExpired(session_id) if expired else SessionNotFound(session_id)
 
     def save_session(self, session: Session) -> None:
         """Store `session` over whatever is there; see the class."""
@@ -116,9 +184,14 @@ class RecordBacked(Storage):
         self.commit(commit_of(before, after, new_token(), *split(before, after)))
 
     def delete_session(self, session_id: str) -> bool:
-        """Remove it; True where there was one."""
-        return self.delete_record(check_session_id(session_id))
+        """Remove it; True where there was one to be seen."""
+        shown = not self._is_over(check_session_id(session_id))
+        return self.delete_record(session_id) and shown
 
     def _session_of(self, record: Record) -> Session:
         base = found(record, self.store_id).base
         return Session._of(base.state, Origin(base), self.clock)
+
+
+def _leave_out(session_id: str, error: Exception) -> None:
+    _log.warning("session left out of a list", session_id=session_id, error=str(error))

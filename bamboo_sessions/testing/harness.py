@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.locked_store import LockedSessionStore
 from bamboo_sessions.models import Session
 from bamboo_sessions.repository import SessionRepository
-from bamboo_sessions.storages.protocol import RecordStorage, Storage, keeps_records
+from bamboo_sessions.storages.protocol import Expiry, RecordStorage, Storage, has_expiry, keeps_records
 from bamboo_sessions.testing.wrappers import Wrapping
 
 Test = TypeVar("Test", bound=Callable[..., Any] | type[Any])
@@ -28,6 +29,8 @@ Test = TypeVar("Test", bound=Callable[..., Any] | type[Any])
 class Power(StrEnum):
     """What a storage may claim beyond its three methods."""
 
+    EXPIRY = "expiry"
+    """`Expiry`: sessions whose time runs out, for a storage opened with a `ttl`. Needs `RECORDS` and `open_expiring`."""
     HELD_READS = "held reads"
     """`read_held(id, known)`: a cheaper read for whoever holds the lock. Needs `RECORDS` and `LOCKS`."""
     IDENTITY = "identity"
@@ -36,6 +39,8 @@ class Power(StrEnum):
     """`heads()`: every session's head, so that `repo.list` works. Part of `RECORDS`."""
     LOCKS = "locks"
     """`lock(id, timeout)`: writers exclude one another; across processes where `PROCESSES` is claimed."""
+    PLAIN_READS = "plain reads"
+    """`read_plain(id)`: a shorter way for plain loads. Needs `RECORDS`."""
     PROCESSES = "processes"
     """Writers of several processes are safe. Needs `REOPEN`, and `RECORDS` or `LOCKS`."""
     RECORDS = "records"
@@ -76,6 +81,10 @@ class StorageHarness:
         (`place.name` is fresh for each test). Called again with the same place wherever `REOPEN` is claimed."""
         raise NotImplementedError(f"{type(self).__name__} has to say how to open its storage")
 
+    def open_expiring(self, place: Path, ttl: timedelta, clock: Clock) -> Storage:
+        """The same, with sessions that expire after `ttl` without activity, by this clock; where `EXPIRY` is claimed."""
+        raise NotImplementedError(f"{type(self).__name__} has to say how to open a storage whose sessions expire")
+
     def peek(self, storage: Storage, place: Path, session_id: str) -> bytes | None:
         """What is stored for this session, as bytes of any form that change when it does; None where nothing is."""
         raise NotImplementedError
@@ -110,6 +119,12 @@ class Desk:
         self._opened.callback(storage.close)
         return storage
 
+    def open_expiring(self, ttl: timedelta, clock: Clock) -> Storage:
+        """Another one there, whose sessions expire; closed at the end of the test."""
+        storage = self.harness.open_expiring(self.place, ttl, clock)
+        self._opened.callback(storage.close)
+        return storage
+
     @cached_property
     def storage(self) -> Storage:
         """The first object, opened when somebody asks."""
@@ -124,6 +139,11 @@ class Desk:
     def as_records(self, storage: object) -> RecordStorage:
         """A storage that was opened here, as one whose commits may be called as they are."""
         assert keeps_records(storage), f"{type(storage).__name__} claims records and lacks methods of RecordStorage"
+        return UnderLock(storage) if self.harness.commits_under_lock else storage
+
+    def as_expiry(self, storage: object) -> Expiry:
+        """A storage that was opened here, as one whose sessions may be touched and purged by a plain call."""
+        assert has_expiry(storage), f"{type(storage).__name__} claims expiry and lacks methods of Expiry"
         return UnderLock(storage) if self.harness.commits_under_lock else storage
 
     def another(self) -> Storage:
@@ -158,7 +178,7 @@ class UnderLock(Wrapping):
     """Takes the lock of what it stands around for every change."""
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> Any:
-        if name not in ("commit", "delete_record"):
+        if name not in ("commit", "delete_record", "purge_record", "touch"):
             return call(*args)
         with self.inner.lock(args[0] if isinstance(args[0], str) else args[0].session_id, 30.0):
             return call(*args)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from bamboo_sessions.clock import SYSTEM_CLOCK
 from bamboo_sessions.errors import InvalidValue, RevisionConflict, SessionNotFound, StorageUnavailable
 from bamboo_sessions.models import Message
 from bamboo_sessions.storages.protocol import (
     Storage,
     UsageLog,
     has_current_stamps,
+    has_expiry,
     has_held_reads,
     has_locks,
+    has_plain_reads,
     has_usage_log,
     keeps_records,
 )
@@ -27,8 +31,15 @@ def powers_found(desk: Desk) -> set[Power]:
     storage = desk.storage
     asked = {Power.RECORDS: keeps_records(storage), Power.LOCKS: has_locks(storage), Power.USAGE: has_usage_log(storage),
              Power.STAMPS: has_current_stamps(storage), Power.LISTING: hasattr(storage, "heads"),
-             Power.HELD_READS: has_held_reads(storage), Power.IDENTITY: _keeps_identity(storage), Power.REOPEN: _outlives(desk)}
+             Power.HELD_READS: has_held_reads(storage), Power.PLAIN_READS: has_plain_reads(storage),
+             Power.EXPIRY: _expires(desk), Power.IDENTITY: _keeps_identity(storage), Power.REOPEN: _outlives(desk)}
     return {power for power, there in asked.items() if there}
+
+
+def _expires(desk: Desk) -> bool:
+    """A storage that was opened without a time to live has not the power, whatever its methods are."""
+    storage = desk.open_expiring(timedelta(hours=1), SYSTEM_CLOCK) if desk.has(Power.EXPIRY) else desk.storage
+    return has_expiry(storage) and storage.ttl is not None
 
 
 def _keeps_identity(storage: Storage) -> bool:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from datetime import timedelta
 from types import FrameType
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from bamboo_sessions.models import Session
 from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Change, Commit, Delta, Record, Stamp, Unchanged
 
-_PUBLISHING: Final = frozenset({"committed", "deleted", "known"})
+_PUBLISHING: Final = frozenset({"committed", "deleted", "known", "purged"})
 
 
 class Misuse(AssertionError):
@@ -34,8 +35,8 @@ class StrictStorage(MemoryStorage):
 
     name = "strict"
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__(clock=clock)
+    def __init__(self, *, ttl: timedelta | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(ttl=ttl, clock=clock)
         self._closed = False
         self._by_thread: dict[str, int] = {}  # session id -> who is writing it; one key is set and removed by one thread
 
@@ -57,6 +58,23 @@ class StrictStorage(MemoryStorage):
         self._look(session_id, "delete")
         with self._writing(session_id):
             return super().delete_record(session_id)
+
+    def time_left(self, session_id: str) -> timedelta | None:
+        """See `Expiry`."""
+        self._look(session_id, "look up")
+        return super().time_left(session_id)
+
+    def touch(self, session_id: str) -> None:
+        """See `Expiry`."""
+        self._look(session_id, "touch")
+        with self._writing(session_id):
+            super().touch(session_id)
+
+    def purge_record(self, session_id: str) -> bool:
+        """See `Expiry`."""
+        self._look(session_id, "purge")
+        with self._writing(session_id):
+            return super().purge_record(session_id)
 
     def exists(self, session_id: str) -> bool:
         """See `RecordStorage`."""
@@ -125,8 +143,8 @@ class StrictLockingStorage(StrictStorage):
     The three plain methods take it themselves. The lock belongs to the `with`, not to a thread: others may write within.
     """
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__(clock=clock)
+    def __init__(self, *, ttl: timedelta | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(ttl=ttl, clock=clock)
         self._locks: dict[str, threading.Lock] = {}  # as many as ids were locked: a double need not be thrifty
         self._held: set[str] = set()
 
@@ -167,7 +185,7 @@ class StrictLockingStorage(StrictStorage):
 
 
 def _publisher_above(frame: FrameType | None) -> str | None:
-    """The publisher in whose `committed`, `deleted` or `known` this call is made, if any."""
+    """The publisher in whose `committed`, `deleted`, `purged` or `known` this call is made, if any."""
     while frame is not None:
         if frame.f_code.co_name in _PUBLISHING:
             owner = frame.f_locals.get("self")

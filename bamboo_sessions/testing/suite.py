@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from bamboo_sessions.testing.expiry import ExpiryContract
 from bamboo_sessions.testing.harness import Desk, StorageHarness, applies
 from bamboo_sessions.testing.locks import LockContract
 from bamboo_sessions.testing.machines import MachineContract
 from bamboo_sessions.testing.plain import BackDoorContract, PlainContract
+from bamboo_sessions.testing.plain_reads import PlainReadContract
 from bamboo_sessions.testing.powers import ListingContract, PowerContract, UsageContract
 from bamboo_sessions.testing.races import RaceContract
 from bamboo_sessions.testing.records import RecordContract
@@ -20,7 +22,7 @@ from bamboo_sessions.testing.repositories import RepositoryContract
 
 CONTRACTS: tuple[type[Any], ...] = (
     PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, RecordContract,
-    SharedRecordContract, LockContract, RepositoryContract, RaceContract, MachineContract)
+    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, RepositoryContract, RaceContract, MachineContract)
 
 
 def contracts() -> dict[str, type[Any]]:
@@ -30,7 +32,7 @@ def contracts() -> dict[str, type[Any]]:
 
 class StorageContract(
     PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, RecordContract,
-    SharedRecordContract, LockContract, RepositoryContract, RaceContract, MachineContract,
+    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, RepositoryContract, RaceContract, MachineContract,
 ):
     """All of it, for one storage:
 

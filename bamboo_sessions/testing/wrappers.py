@@ -18,8 +18,8 @@ from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Record, keeps_records
 
 CALLS: Final = frozenset({
-    "append_usage", "commit", "delete_record", "delete_session", "exists", "heads", "is_current", "load_session", "lock",
-    "read", "read_held", "save_session", "was_deleted"})
+    "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "is_current", "load_session",
+    "lock", "purge_record", "read", "read_held", "read_plain", "save_session", "time_left", "touch", "was_deleted", "was_expired"})
 """The methods of a storage that do something."""
 
 # The wrapper finds its methods in what it wraps, which no type checker can follow; it may pass where a storage passes.
@@ -39,7 +39,7 @@ class Wrapping(_Face):
         if name.startswith("__") or name == "inner":  # also before __init__: copy and pickle ask an empty object
             raise AttributeError(name)
         found = getattr(self.inner, name)
-        said = "read" if name == "read_held" else name  # two doors to one thing
+        said = "read" if name in ("read_held", "read_plain") else name  # three doors to one thing
         return partial(self._call, said, found) if name in CALLS else found
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> Any:

@@ -10,10 +10,18 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 
-from bamboo_sessions import JsonFileStorage, LockTimeout, MemoryStorage, RevisionConflict, Session, Storage
+from bamboo_sessions import (
+    JsonFileStorage,
+    LayeredStorage,
+    LockTimeout,
+    MemoryStorage,
+    RevisionConflict,
+    Session,
+    Storage,
+)
 from bamboo_sessions.storages.protocol import UNCHANGED, Change, Commit, Delta, Record
-from bamboo_sessions.testing import Power, StorageHarness, StrictLockingStorage
-from tests.conformance.harnesses import IN_MEMORY, JsonFilesProcess
+from bamboo_sessions.testing import FailingStorage, Power, StorageHarness, StrictLockingStorage
+from tests.conformance.harnesses import IN_MEMORY, JsonFilesProcess, LayeredJsonFiles, LayeredMemory
 
 RECORDS = IN_MEMORY | {Power.IDENTITY}
 
@@ -490,3 +498,63 @@ class UsageTakesTheLock(StrictLockingStorage):
     def append_usage(self, session_id, line):
         with self.lock(session_id, 0.1):
             super().append_usage(session_id, line)
+
+
+# -- layers ------------------------------------------------------------------------------------------------------
+
+
+class BelievesCopies(LayeredStorage):
+    """Serves whatever the first layer holds, confirmed or not."""
+
+    def read_plain(self, session_id):
+        copy = self._above[0].anything(session_id)
+        return super().read_plain(session_id) if copy is None else copy
+
+
+class LosesTrack(LayeredStorage):
+    """What a reader is told by the last layer is not remembered."""
+
+    def _learn(self, ticket, asked, answer):
+        pass
+
+
+class WritesBelowOnly(LayeredStorage):
+    """And goes on serving what was there."""
+
+    def commit(self, commit):
+        return self._last.commit(commit)
+
+
+class DeletesBelowOnly(LayeredStorage):
+    def delete_record(self, session_id):
+        return self._last.delete_record(session_id)
+
+
+class StampsOfItsOwn(LayeredStorage):
+    """The first layer's stamp is handed out; the last one cannot know it, and takes it for one of its own."""
+
+    def read_plain(self, session_id):
+        record = super().read_plain(session_id)
+        return record and Record(record.head, record.messages, record.ops, "here")
+
+    def read(self, session_id, known=None):
+        return UNCHANGED if known == "here" else super().read(session_id, known)
+
+
+class Layers(LayeredMemory):
+    def __init__(self, layered_class):
+        self.layered_class, self.shrinks, self.examples = layered_class, False, 60
+
+
+class LayersWithAGap(Layers):
+    """The upper one misses a commit."""
+
+    def layers(self):
+        above = FailingStorage(MemoryStorage())
+        above.fail("commit", skip=1)
+        return [above, MemoryStorage()]
+
+
+class LayersOnDisk(LayeredJsonFiles):
+    def __init__(self, layered_class):
+        self.layered_class = layered_class

@@ -8,7 +8,9 @@ import pytest
 
 from bamboo_sessions.testing import Desk, Power, StorageContract, contracts
 from tests.conformance import mutants as m
+from tests.conformance import mutants_expiry as x
 from tests.conformance.mutants import Around, OnDisk
+from tests.conformance.mutants_expiry import expiring
 
 THREE = frozenset({Power.IDENTITY})
 LOCKS = m.RECORDS | {Power.LOCKS}
@@ -109,6 +111,35 @@ TABLE = [
     (records(m.locking(m.keeps_it_after_a_failure), LOCKS), "test_a_failed_body_lets_go"),
     (records(m.locking(m.makes_a_session), LOCKS), "test_a_lock_makes_no_session"),
     (OnDisk("Marker"), "test_a_lock_does_not_outlive_its_holder"),
+    # plain reads
+    (m.Layers(m.WritesBelowOnly), "test_a_plain_read_is_never_behind_its_own_object"),
+    (m.Layers(m.DeletesBelowOnly), "test_a_plain_read_is_never_behind_its_own_object"),
+    (m.Layers(m.StampsOfItsOwn), "test_a_plain_read_has_a_stamp_to_read_on_from"),
+    (m.LayersWithAGap(m.BelievesCopies), "test_a_plain_read_is_never_behind_its_own_object"),
+    (m.LayersOnDisk(m.LosesTrack), "test_a_plain_read_is_never_behind_what_was_given_out"),
+    # time to live
+    (expiring(exists=lambda right, self, name: name in self._kept), "test_an_expired_session_is_shown_nowhere"),
+    (expiring(heads=x.heads_of_all), "test_an_expired_session_is_shown_nowhere"),
+    (expiring(read=x.only_what_is_shown),
+     "test_an_expired_session_is_shown_nowhere test_a_save_of_a_copy_renews_an_expired_session"),
+    (expiring(commit=x.commit_without_a_new_time),
+     "test_a_save_starts_the_time_anew test_a_save_of_a_copy_renews_an_expired_session"),
+    (expiring(touch=lambda right, self, name: None),
+     "test_a_touch_starts_the_time_anew test_a_save_starts_the_time_anew test_touching_nobody_is_refused"),
+    (expiring(touch=x.touch_that_commits), "test_a_touch_starts_the_time_anew"),
+    (expiring(touch=x.touch_for_anybody), "test_touching_nobody_is_refused"),
+    (expiring(touch=x.touch_to_the_letter), "test_a_clock_that_jumps_back_ages_nothing"),
+    (expiring(touch=x.touch_after_its_answer), "test_a_touch_and_a_purge_at_once"),
+    (expiring(time_left=x.left_whatever_the_head), "test_what_is_pinned_or_asks_does_not_expire"),
+    (expiring(time_left=lambda right, self, name: self.ttl if name in self._kept else None),
+     "test_what_is_expired_is_not_edited_by_its_id test_a_fresh_session_takes_the_place_of_an_expired_one"),
+    (expiring(time_left=x.left_as_once_seen), "test_a_clock_that_jumps_ahead_is_obeyed_and_forgiven"),
+    (expiring(expired=lambda right, self: iter(list(self._kept)[:1])), "test_a_purge_removes_what_has_expired"),
+    (expiring(purge_record=x.purge_without_a_look), "test_a_purge_looks_again"),
+    (expiring(purge_record=x.purge_that_deletes), "test_a_purge_is_remembered test_a_purge_removes_what_has_expired"),
+    (expiring(purge_record=x.purge_that_looks_first), "test_a_save_and_a_purge_at_once"),
+    (expiring(was_expired=lambda right, self, name, birth=None: False), "test_a_purge_is_remembered"),
+    (expiring(was_expired=lambda right, self, name, birth=None: (name, birth) in self._buried), "test_a_purge_is_remembered"),
     # repositories
     (STALE, "test_two_held_copies_lose_nothing test_edits_and_removals_meet test_load_merged_never_goes_back"),
     (STALE, "test_a_failed_save_is_repeated_without_harm test_what_could_not_be_saved_is_kept_and_flushed"),

@@ -56,3 +56,35 @@ class TestForgetful(StorageContract):
 
 class TestNotFailingThreeMethods(StorageContract):
     harness = harnesses.NotFailingThree()
+
+
+class TestLayeredMemory(StorageContract):
+    harness = harnesses.LayeredMemory()
+
+
+class TestLayeredStrict(StorageContract):
+    harness = harnesses.LayeredStrict()
+
+
+class TestLayeredStrictLocking(StorageContract):
+    harness = harnesses.LayeredStrictLocking()
+
+
+class TestLayeredMoody(StorageContract):
+    harness = harnesses.LayeredMoody()
+
+
+class TestLayeredJsonFiles(StorageContract):
+    harness = harnesses.LayeredJsonFiles()
+
+
+class TestLayeredThree(StorageContract):
+    harness = harnesses.LayeredThree()
+
+
+class TestSqlite(StorageContract):
+    harness = harnesses.Sqlite()
+
+
+class TestPostgres(StorageContract):
+    harness = harnesses.Postgres()

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bamboo_sessions import (
     JsonFileStorage,
+    LayeredStorage,
     LockedSessionStore,
     MemoryStorage,
     SaveResult,
     Session,
     SessionCache,
     SessionRepository,
+    SqlStorage,
     Storage,
     StorageUnavailable,
 )
 from bamboo_sessions._files import Files
+from tests import servers
 
 WAYS = ("refused", "lost", "late", "unreadable")
 """How any storage can be broken: the next commit is refused; it is not stored and nobody knows; it is stored and nobody
@@ -118,6 +123,10 @@ class Factory:
     name: ClassVar[str]
     spans_processes: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = WAYS
+
+    @classmethod
+    def make_ready(cls, place: Path) -> None:
+        """Called once for a place, before the processes that work there are forked."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.faults = place, Faults()
@@ -222,4 +231,75 @@ class ThreeMethods(Factory):
         return self.bundle(self._storage, cached)
 
 
-FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (JsonFiles, PortableJsonFiles, Memory, ThreeMethods)}
+class Moody:
+    """A layer above: any call of it may fail, before or after it was done, whatever its caller planned."""
+
+    often = 0.04
+
+    def __init__(self, inner: Any, dice: random.Random) -> None:
+        self._inner, self._dice = inner, dice
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner":
+            raise AttributeError(name)
+        found = getattr(self._inner, name)
+        return partial(self._call, name, found) if name in ("read", "commit", "delete_record", "lock") else found
+
+    def _call(self, name: str, call: Any, *args: Any) -> Any:
+        lot = self._dice.random()
+        if lot < self.often:
+            raise StorageUnavailable(name, reason="in a mood")
+        made = call(*args)
+        if lot > 1 - self.often:
+            raise StorageUnavailable(name, outcome="unknown", reason="in a mood")
+        return made
+
+
+class Layers(JsonFiles):
+    """Memory over a folder of copies that outlives its processes over the folder that holds the truth. Every other
+    repository writes into that folder without knowing of any layers, as another program would."""
+
+    name = "layers"
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._dice, self._opened = random.Random(place.name), 0
+
+    def open(self, cached: int = 10_000) -> Noting:
+        self._opened += 1
+        below = super().open(cached)
+        if self._opened % 2 == 0:
+            return below
+        copies = JsonFileStorage(self.place / "copies", durability="process")
+        above = [Moody(MemoryStorage(), self._dice), Moody(copies, self._dice)]
+        return self.bundle(LayeredStorage([*above, below.storage], remembered=20), cached)
+
+
+class Sqlite(Factory):
+    """A file of SQLite, as many processes as one likes."""
+
+    name = "sqlite"
+    spans_processes = True
+
+    @classmethod
+    def make_ready(cls, place: Path) -> None:
+        (place / "url").write_text(f"sqlite:///{place}/sessions.db")
+
+    def open(self, cached: int = 10_000) -> Noting:
+        if not (self.place / "url").exists():
+            self.make_ready(self.place)  # nothing is forked then
+        storage = SqlStorage((self.place / "url").read_text(), namespace=self.place.name, durability="process")
+        return self.bundle(Breakable(storage, self.faults), cached)
+
+
+class Postgres(Sqlite):
+    """A real server; what is at a place is in a namespace of its own."""
+
+    name = "postgres"
+
+    @classmethod
+    def make_ready(cls, place: Path) -> None:
+        (place / "url").write_text(servers.database())
+
+
+FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (JsonFiles, PortableJsonFiles, Memory, ThreeMethods, Layers, Sqlite, Postgres)}

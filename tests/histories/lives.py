@@ -130,7 +130,7 @@ class Life:
 
     def judge_looks(self) -> None:
         """P3: no look at the storage shows less than what was known when it began; nor does a cache, of itself."""
-        known = sorted((t1, rev, op) for _, t1, rev, op in [*self.fresh, *self.plain] if op.t1 != FOREVER)
+        known = sorted(((t1, rev, op) for _, t1, rev, op in [*self.fresh, *self.plain] if op.t1 != FOREVER), key=lambda seen: seen[:2])
         self.no_look_behind(known, self.fresh, "shown less than what was acknowledged before")
         for repo in {op.repo for *_, op in self.plain}:
             since = self.whole.kept_since.get(repo, FOREVER)

@@ -75,6 +75,7 @@ class Progress:
 def make(plan: Plan, place: Path, say: Callable[[int, int], object] = lambda done, kills: None) -> int:
     """Fill `place` with a store and the logs of those who used it; gives the number of kills."""
     place.mkdir(parents=True, exist_ok=True)
+    FACTORIES[plan.factory].make_ready(place)
     progress = Progress(plan.processes() * plan.threads_each())
     if not FACTORIES[plan.factory].spans_processes:
         _wait_for(_forked(lambda: _work_alone(plan, place, progress)), progress, say)

@@ -55,7 +55,7 @@ def say(word):
 # -- the same face -----------------------------------------------------------------------------------------------
 
 
-PUBLISHER = {"committed", "deleted", "known"}
+PUBLISHER = {"committed", "deleted", "known", "purged"}
 """Called by the store under a lock, never by users."""
 
 

@@ -19,6 +19,7 @@ from bamboo_sessions.errors import (
     RevisionConflict,
     SessionDeleted,
     SessionError,
+    SessionExists,
     SessionExpired,
     SessionNotFound,
     StorageError,
@@ -27,7 +28,7 @@ from bamboo_sessions.errors import (
 )
 
 EVERY = [
-    SessionNotFound("s"), SessionExpired("s"), SessionDeleted("s"), SessionDeleted("s", recreated=True),
+    SessionNotFound("s"), SessionExpired("s"), SessionExists("s"), SessionDeleted("s"), SessionDeleted("s", recreated=True),
     QuestionNotOpen("s", "call-1"), InvalidSessionId("", "it is empty"), InvalidValue("metadata['k']", "no"),
     InvalidMessage("message", "no"), StorageError("broken"), StorageUnavailable("save", session_id="s", outcome="unknown",
     path="/x", reason="full"), UnsupportedFormat("/x", 9, 1), CorruptSession("s", path="/x", offset=7, reason="torn"),

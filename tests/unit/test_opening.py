@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def test_memory():
     assert one.clock is clock
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "postgresql://h/db", "redis://h", "s3://bucket", "FTP://x"])
+@pytest.mark.parametrize("url", ["redis://h", "s3://bucket", "FTP://x", "mysql://h/db"])
 def test_schemes_that_are_not_there_yet(url, tmp_path, monkeypatch):
     """InvalidValue names the scheme and what there is; no folder of that name is made."""
     monkeypatch.chdir(tmp_path)
@@ -54,3 +56,40 @@ def test_file_urls_that_say_more_than_a_path(url):
     """InvalidValue: another host's files are not here."""
     with pytest.raises(InvalidValue):
         open_storage(url, clock=ManualClock())
+
+
+def test_databases(tmp_path, monkeypatch):
+    """A scheme with or without a driver; a relative path is relative; options go to the storage, the namespace may be in the URL."""
+    monkeypatch.chdir(tmp_path)
+    clock = ManualClock()
+    one = open_storage("sqlite:///x.db?namespace=ann", clock=clock, durability="process")
+    two = open_storage(f"sqlite+pysqlite:///{tmp_path}/x.db", clock=clock, namespace="ann", durability="process")
+    assert (type(one).__name__, one.name, one.namespace) == ("SqlStorage", "sqlite", "ann")
+    assert one.clock is clock
+    assert one.store_id == two.store_id
+    assert (tmp_path / "x.db").is_file()
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize(("hidden", "url", "command"), [
+    ("sqlalchemy", "sqlite:///x.db", "bamboo-sessions[sql]"),
+    ("alembic", "sqlite:///x.db", "bamboo-sessions[sql]"),
+    ("psycopg", "postgresql://h/db", "bamboo-sessions[postgres]"),
+])
+def test_a_missing_extra_is_named(hidden, url, command):
+    """ImportError with the command that installs it; and a star import works all the same."""
+    program = f"""
+import sys
+sys.modules[{hidden!r}] = None
+from bamboo_sessions import *
+for use in (SessionRepository.open, SqlStorage):
+    try:
+        use({url!r})
+    except ImportError as error:
+        assert {command!r} in str(error) and "pip install" in str(error), str(error)
+    else:
+        raise AssertionError("it went on without")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -39,7 +39,7 @@ Progress = Callable[[int, int], object]
 """Told (sessions looked at, sessions there) as a check goes on."""
 
 _ROOT: Final = frozenset({"store.json", "store.json.lock", "locks", "locks.d", "sessions", "new", "trash"})
-_FOLDER: Final = frozenset({"session.json", "journal.jsonl", "usage.jsonl", "quarantine"})
+_FOLDER: Final = frozenset({"session.json", "journal.jsonl", "usage.jsonl", "active", "quarantine"})
 _HALF_WRITTEN: Final = frozenset({"session.json.new", "journal.jsonl.new", "deleted.jsonl.new", "store.json.new"})
 _FOR_GOOD: Final = frozenset({"quarantined", "unknown-name"})
 """No writer at work looks like these: they need no second look."""

@@ -2,7 +2,8 @@
 
 Whoever holds a copy of a deleted session then learns that it was deleted, also after the id was taken anew. The memory
 is a file a shard, one line a birth, bounded; a session whose birth is written here and which is still there was merely
-about to be deleted when somebody was killed, so "deleted" always also means "not there".
+about to be deleted when somebody was killed, so "deleted" always also means "not there". A session that was removed
+because its time had run out says so in its line.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Graves:
     def __init__(self, files: Files, layout: Layout, mode: int) -> None:
         self._files, self._layout, self._mode = files, layout, mode
 
-    def bury(self, place: Place, birth: str) -> None:
+    def bury(self, place: Place, birth: str, *, expired: bool = False) -> None:
         """Write the birth down, durably."""
-        line, _ = lines.sealed(orjson.dumps({"birth": birth, "id": place.session_id})[1:])
+        line, _ = lines.sealed(_body(place, birth, expired=expired))
         path = graves_in(place.shard)
         fd = self._files.open(path, APPEND, self._mode)
         try:
@@ -66,12 +67,26 @@ class Graves:
 
     def remembers(self, place: Place, birth: str) -> bool:
         """Whether this birth was written down for this id; the caller looks whether it is gone."""
+        wanted = (_body(place, birth), _body(place, birth, expired=True))
+        return any(line[lines.BODY :] in wanted and lines.checksum(line) >= 0 for line in self._lines(place))
+
+    def remembers_expired(self, place: Place, birth: str | None) -> bool:
+        """Whether the last line of this birth, or of this id where none is named, says that its time had run out. There may
+        be several of one birth: whoever died between line and removal left a session that lived on."""
+        dead, expired = _body(place, birth or ""), _body(place, birth or "", expired=True)
+        if birth is None:  # births differ and have no quotes: what is left behind them tells id and kind
+            dead, expired = dead.partition(b'","')[2], expired.partition(b'","')[2]
+        for line in reversed(self._lines(place)):
+            body = line[lines.BODY :] if birth is not None else line[lines.BODY :].partition(b'","')[2]
+            if body in (dead, expired) and lines.checksum(line) >= 0:
+                return body == expired
+        return False
+
+    def _lines(self, place: Place) -> list[bytes]:
         try:
-            data = self._files.read_whole(graves_in(place.shard))
+            return self._files.read_whole(graves_in(place.shard)).split(b"\n")
         except FileNotFoundError:
-            return False
-        wanted = orjson.dumps({"birth": birth, "id": place.session_id})[1:]
-        return any(line[lines.BODY :] == wanted and lines.checksum(line) >= 0 for line in data.split(b"\n"))
+            return []
 
     def confirm(self, place: Place) -> None:
         """There is no session, and that is durable: whoever removed it may have failed, or died, before it was."""
@@ -86,3 +101,8 @@ class Graves:
             self._files.sync_dir(place.shard)
         finally:
             self._files.remove_tree(aside)
+
+
+def _body(place: Place, birth: str, *, expired: bool = False) -> bytes:
+    fields: dict[str, object] = {"birth": birth, "id": place.session_id}
+    return orjson.dumps({**fields, "expired": True} if expired else fields)[1:]

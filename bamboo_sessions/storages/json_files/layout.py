@@ -95,6 +95,10 @@ def usage_in(folder: str) -> str:
     return os.path.join(folder, "usage.jsonl")
 
 
+def active_in(folder: str) -> str:
+    return os.path.join(folder, "active")
+
+
 def quarantine_in(folder: str) -> str:
     return os.path.join(folder, "quarantine")
 

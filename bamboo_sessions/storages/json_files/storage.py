@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import timedelta
 from functools import lru_cache
 from os import PathLike
 from threading import TIMEOUT_MAX
@@ -30,9 +31,12 @@ from bamboo_sessions.errors import (
     StorageUnavailable,
 )
 from bamboo_sessions.ids import check_session_id
-from bamboo_sessions.models import Session
+from bamboo_sessions.listing import summary_of
+from bamboo_sessions.models import Session, SessionSummary
 from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.storages.expiry import NONE_LEFT, checked_ttl, later_ttl
 from bamboo_sessions.storages.json_files import snapshot
+from bamboo_sessions.storages.json_files.activity import Activity
 from bamboo_sessions.storages.json_files.check import Checker, Locks, Progress
 from bamboo_sessions.storages.json_files.graves import Graves
 from bamboo_sessions.storages.json_files.layout import Layout, Place, number_of
@@ -113,17 +117,18 @@ class JsonFileStorage(RecordBacked):
 
     `durability="full"`: what is acknowledged survives a power cut. "process": it survives a crash of the process only.
     `mode` is that of the files; folders get the matching right to enter. `portable_locks` uses one lock file a session
-    held, as is done anyway where the kernel has no open file description locks.
+    held, as is done anyway where the kernel has no open file description locks. `ttl`: how long a session is kept after its
+    last activity (see `Expiry`); not kept with the store, so every process that opens it says its own.
     """
 
     def __init__(self, root: str | PathLike[str], *, durability: Literal["full", "process"] = "full",
                  mode: int = 0o600, clock: Clock = SYSTEM_CLOCK, portable_locks: bool = False,
-                 files: Files | None = None) -> None:
+                 files: Files | None = None, ttl: timedelta | None = None) -> None:
         if durability not in ("full", "process"):
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
         self.clock = clock
         self.durability = durability
-        self._mode = mode
+        self._mode, self._ttl = mode, checked_ttl(ttl)
         self._files = files or Files()
         if durability == "process":
             self._files = self._files.without_syncs()
@@ -149,6 +154,7 @@ class JsonFileStorage(RecordBacked):
         self._graves = Graves(self._files, self._layout, self._mode)
         self._usage = Usage(self._files, self._mode)
         self._listing = Listing(self._files, self._layout, self._reader)
+        self._activity = None if self._ttl is None else Activity(self._files, self._reader, self.clock, self._mode, self._ttl)
         self._outer: KeyedLocks[str] = KeyedLocks()  # held by `lock`: the order of threads before that of processes
         self._busy: KeyedLocks[str] = KeyedLocks()  # held while files are written, by whoever does it; see _writing
         self._held: set[str] = set()  # ids whose process lock this object holds; each changed by its holder alone
@@ -259,13 +265,33 @@ class JsonFileStorage(RecordBacked):
     def exists(self, session_id: str) -> bool:
         place = self._place(session_id)
         try:
-            return not self._reader.is_absent(place)
+            return not self._reader.is_absent(place) and not self._is_over(session_id)
         except OSError as error:
             self._fail("look up", place, error)
 
-    def heads(self) -> Iterator[tuple[Head, int]]:
+    def get_metadata(self, session_id: str) -> SessionSummary:
+        """See `RecordBacked`; of the snapshot only the first line is read."""
+        place = self._place(session_id)
         try:
-            yield from self._listing.heads()
+            listed = self._reader.listed(place)
+        except Damaged as damage:
+            self._corrupt(place, damage)
+        except OSError as error:
+            self._fail("read", place, error)
+        if listed is None or self._is_over(session_id):
+            raise self._absent(session_id)
+        return summary_of(listed.head, listed.count)
+
+    def heads(self) -> Iterator[tuple[Head, int]]:
+        return self._heads(expired=False)
+
+    def _heads(self, *, expired: bool) -> Iterator[tuple[Head, int]]:
+        """Of the sessions whose time has run out, or of the others."""
+        activity = self._activity
+        try:
+            for head, count in self._listing.heads():
+                if (activity is not None and activity.has_expired(self._place(head["id"]), head)) is expired:
+                    yield head, count
         except OSError as error:
             raise StorageUnavailable("list", path=self.root, reason=error.strerror or str(error)) from error
 
@@ -275,9 +301,11 @@ class JsonFileStorage(RecordBacked):
         place = self._place(commit.session_id)
         with self._writing(place):
             try:
-                if commit.expected is None:
-                    return self._writer.create(place, commit)
-                return self._writer.append(place, commit)
+                create = commit.expected is None
+                stamp = self._writer.create(place, commit) if create else self._writer.append(place, commit)
+                if self._activity is not None:
+                    self._activity.renew_after_commit(place)
+                return stamp
             except Damaged as damage:
                 self._corrupt(place, damage)
             except OSError as error:
@@ -286,21 +314,25 @@ class JsonFileStorage(RecordBacked):
     def delete_record(self, session_id: str) -> bool:
         place = self._place(session_id)
         with self._writing(place):
-            try:
-                if self._reader.is_absent(place):
-                    self._graves.confirm(place)
-                    return False
-                birth = self._birth(place)
-                if birth is not None:
-                    with self._shard_lock(place):
-                        self._graves.bury(place, birth)
-                self._graves.clear_away(place)
-            except OSError as error:
-                outcome: Outcome = "not applied" if os.path.lexists(place.folder) else "unknown"
-                raise StorageUnavailable("delete", session_id=session_id, outcome=outcome, path=place.folder,
-                                         reason=error.strerror or str(error)) from error
-            self._writer.forget(session_id)
-            return True
+            return self._removed(place, expired=False)
+
+    def _removed(self, place: Place, *, expired: bool) -> bool:
+        """Remove the session's folder; who holds the lock has to say why it goes."""
+        try:
+            if self._reader.is_absent(place):
+                self._graves.confirm(place)
+                return False
+            birth = self._birth(place)
+            if birth is not None:
+                with self._shard_lock(place):
+                    self._graves.bury(place, birth, expired=expired)
+            self._graves.clear_away(place)
+        except OSError as error:
+            outcome: Outcome = "not applied" if os.path.lexists(place.folder) else "unknown"
+            raise StorageUnavailable("delete", session_id=place.session_id, outcome=outcome, path=place.folder,
+                                     reason=error.strerror or str(error)) from error
+        self._writer.forget(place.session_id)
+        return True
 
     def was_deleted(self, session_id: str, birth: str) -> bool:
         place = self._place(session_id)
@@ -328,6 +360,52 @@ class JsonFileStorage(RecordBacked):
             return None
         birth: str = top.head["birth"]
         return birth
+
+    # -- time to live --------------------------------------------------------------------------------------------
+
+    @property
+    def ttl(self) -> timedelta | None:
+        return self._ttl
+
+    def expire_after(self, ttl: timedelta) -> None:
+        self._ttl = later_ttl(self._ttl, ttl)
+        self._activity = Activity(self._files, self._reader, self.clock, self._mode, self._ttl)
+
+    def time_left(self, session_id: str) -> timedelta | None:
+        place = self._place(session_id)
+        try:
+            return None if self._activity is None else self._activity.left(place)
+        except OSError as error:
+            self._fail("look up", place, error)
+
+    def touch(self, session_id: str) -> None:
+        place = self._place(session_id)
+        with self._writing(place):  # a purge that looked before this may not remove after it
+            try:
+                if self._reader.is_absent(place):
+                    raise SessionNotFound(session_id)
+                if self._activity is not None:
+                    self._activity.renew(place)
+            except OSError as error:
+                self._fail("touch", place, error)
+
+    def expired(self) -> Iterator[str]:
+        return iter(()) if self._activity is None else (head["id"] for head, _ in self._heads(expired=True))
+
+    def purge_record(self, session_id: str) -> bool:
+        place = self._place(session_id)
+        with self._writing(place):
+            left = self.time_left(session_id)
+            return left is not None and left <= NONE_LEFT and self._removed(place, expired=True)
+
+    def was_expired(self, session_id: str, birth: str | None = None) -> bool:
+        place = self._place(session_id)
+        try:
+            if not self._graves.remembers_expired(place, birth):
+                return False
+            return self._reader.is_absent(place) if birth is None else self._birth(place) != birth
+        except OSError as error:
+            self._fail("look up", place, error)
 
     # -- usage ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,81 @@
+"""What a store knows of how long its sessions are still shown, so that a cached load asks nobody.
+
+What storage once said of a session's time holds whatever happens elsewhere: activity of others can only prolong it. So it
+is noted as a moment until which the session is shown for certain; after that storage is asked again, which knows of the
+activity of other processes. The table is bounded: what has fallen out of it costs one more question.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from bamboo_sessions.clock import Clock, seconds_of
+from bamboo_sessions.errors import StorageError
+from bamboo_sessions.storages.expiry import NONE_LEFT
+from bamboo_sessions.storages.protocol import Expiry, RecordStorage, has_expiry
+
+KNOWN: Final = 10_000
+_ROUNDING: Final = 1e-6
+"""Seconds: what is noted may be less than the truth, never more."""
+_log = structlog.get_logger("bamboo_sessions")
+
+
+def lifetimes_of(records: RecordStorage, clock: Clock) -> Lifetimes | None:
+    """None where nothing expires: then nothing of this is done, or costs anything."""
+    return Lifetimes(records, clock, records.ttl) if has_expiry(records) and records.ttl is not None else None
+
+
+class Lifetimes:
+    """The sessions of one store, and until when each of them is shown at the least."""
+
+    def __init__(self, expiry: Expiry, clock: Clock, ttl: timedelta) -> None:
+        self.expiry, self.now, self._ttl = expiry, seconds_of(clock), ttl.total_seconds()
+        self._until: OrderedDict[str, float] = OrderedDict()
+        self._noting = threading.Lock()  # guards changes of the table; who only looks takes no lock
+
+    def is_shown(self, session_id: str) -> bool:
+        """Whether that is certain without asking storage. A clock that was set back makes nothing certain for longer."""
+        until = self._until.get(session_id)
+        return until is not None and 0 < until - self.now() <= self._ttl
+
+    def is_over(self, session_id: str) -> bool:
+        """Whether the session is there and its time has run out. Where storage does not answer, it has not."""
+        if self.is_shown(session_id):
+            return False
+        began = self.now()
+        try:
+            left = self.expiry.time_left(session_id)
+        except StorageError as error:
+            _log.warning("time to live not known, keeping the session", session_id=session_id, error=str(error))
+            return False
+        if left is None:
+            return False
+        if left <= NONE_LEFT:
+            return True
+        self._note(session_id, began + min(left.total_seconds(), self._ttl) - _ROUNDING)
+        return False
+
+    def renewed(self, session_id: str, began: float) -> None:
+        """Storage has noted activity after this moment (`now` as it was before the call)."""
+        self._note(session_id, began + self._ttl - _ROUNDING)
+
+    def _note(self, session_id: str, until: float) -> None:
+        """The later one stands: what was looked up before a save must not be noted after it."""
+        with self._noting:
+            before = self._until.pop(session_id, None)
+            self._until[session_id] = until if before is None or before - until > self._ttl else max(before, until)
+            if len(self._until) > KNOWN:
+                self._until.popitem(last=False)
+
+    def forget(self, session_id: str) -> None:
+        """The session is gone; one that takes its id has a time of its own."""
+        with self._noting:
+            self._until.pop(session_id, None)
+
+    def __len__(self) -> int:
+        return len(self._until)
