@@ -47,7 +47,7 @@ HOMES = {
     **dict.fromkeys(PUBLIC, bamboo_sessions.__name__),
 }
 """The module under which a name is documented, wherever it is defined."""
-PRIVATE = {"Messages", "Metadata", "V", "Files", "PathLike", "Test"}
+PRIVATE = {"Messages", "Metadata", "V", "Files", "PathLike", "Test", "URL", "Engine"}
 """Types in signatures that have no page: what they are is said where they are used."""
 
 

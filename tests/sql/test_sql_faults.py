@@ -1,0 +1,268 @@
+"""Connections that break, at every point of a commit: nothing twice, nothing lost, nobody told what is not known."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import psycopg
+import pytest
+
+from bamboo_sessions import (
+    LockedSessionStore,
+    Message,
+    RevisionConflict,
+    SessionCache,
+    SessionRepository,
+    StorageUnavailable,
+)
+from bamboo_sessions.storages.sql.database import ConnectionLost
+from bamboo_sessions.storages.sql.patience import PatientConnection
+from bamboo_sessions.storages.sql.storage import SqlStorage
+from bamboo_sessions.testing.scribe import BIRTH, Page, first, later, written
+from tests import servers
+from tests.sql.proxy import FaultProxy
+
+
+@pytest.fixture
+def proxy():
+    with FaultProxy(servers.database()) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through(proxy, request):
+    """A storage whose connections go through the proxy, in a namespace of the test's own."""
+    storage = SqlStorage(proxy.url, namespace=request.node.name[:120], pool_size=2)
+    yield storage
+    proxy.fault = None
+    storage.close()
+
+
+@pytest.fixture
+def direct(request, through):
+    """What the server holds, seen without the proxy."""
+    storage = SqlStorage(servers.database(), namespace=request.node.name[:120])
+    yield storage
+    storage.close()
+
+
+@pytest.mark.parametrize("fault", ["reset", "lose reply", "torn reply"])
+@pytest.mark.parametrize("kind", ["first", "append", "rewrite"])
+def test_a_commit_whose_connection_breaks_is_applied_once(through, direct, proxy, fault, kind):
+    """Before it arrived, after it was carried out, in the middle of the answer: it returns, and is there once."""
+    commits = [first("s", "a", "b")] if kind == "first" else [first("s", "a", "b"), later("s", 2, 2 if kind == "append" else 1, "c")]
+    for commit in commits[:-1]:
+        through.commit(commit)
+    proxy.fault = fault
+    stamp = through.commit(commits[-1])
+    assert proxy.met == 1
+    assert Page().as_seen(direct.read("s")) == written(*commits)
+    assert written(*commits).as_seen(through.read("s", stamp)) == written(*commits)
+
+
+@pytest.mark.parametrize("replies", range(5))
+def test_a_rewrite_that_breaks_after_any_of_its_statements(through, direct, proxy, replies):
+    """BEGIN, UPDATE, DELETE, INSERT, COMMIT: whichever of their answers gets lost, the commit is applied once."""
+    commits = [first("s", "a", "b"), later("s", 2, 1, "B", "C")]
+    through.commit(commits[0])
+    proxy.skip, proxy.fault = replies, "lose reply"
+    through.commit(commits[1])
+    assert proxy.met == 1
+    assert Page().as_seen(direct.read("s")) == written(*commits)
+
+
+def test_a_commit_that_was_applied_and_deleted_before_its_answer_was_missed(through, direct, proxy):
+    """Found by its operation id in what is remembered of the deleted session: not applied again, so it stays deleted."""
+    through.commit(first("s", "a"))
+    inner = through._commit
+
+    def delete_then_lose(commit):
+        through._commit = inner
+        inner(commit)
+        direct.delete_record("s")
+        raise ConnectionLost("commit", session_id="s", reason="on purpose")
+
+    through.delete_record("s")
+    through._commit = delete_then_lose
+    through.commit(first("s", "again", birth="second birth", op="only once"))
+    assert direct.read("s") is None
+    assert direct.was_deleted("s", "second birth")
+
+
+def test_an_outcome_that_cannot_be_learnt_is_said_to_be_unknown(through, direct, proxy):
+    """The answer lost, then nobody there: StorageUnavailable, unknown; a later save finds its operation id."""
+    commit = first("s", "a")
+    inner = through._commit
+
+    def lose(commit):
+        proxy.fault = "refuse"
+        return inner(commit)
+
+    through._commit = lose
+    with pytest.raises(StorageUnavailable) as caught:
+        through.commit(commit)
+    assert caught.value.outcome == "unknown"
+
+
+def test_a_server_that_is_not_there_has_applied_nothing(through, direct, proxy):
+    """Not applied, where not even a connection could be made; reads say so too, and never that there is no session."""
+    through.commit(first("s", "a"))
+    proxy.fault = "refuse"
+    proxy.cut()
+    through._database.start_anew()
+    for call in (lambda: through.commit(later("s", 2, 1, "b")), lambda: through.read("s"), lambda: through.exists("s")):
+        with pytest.raises(StorageUnavailable) as caught:
+            call()
+        assert caught.value.outcome == "not applied"
+    proxy.fault = None
+    assert Page().as_seen(through.read("s")) == written(first("s", "a"))
+
+
+@pytest.mark.parametrize("fault", ["reset", "lose reply", "torn reply"])
+def test_a_read_whose_connection_breaks_is_asked_again(through, proxy, fault):
+    """Nobody notices; also where every connection of the pool is broken."""
+    through.commit(first("s", "a"))
+    proxy.cut()
+    assert Page().as_seen(through.read("s")) == written(first("s", "a"))
+    proxy.fault = fault
+    assert Page().as_seen(through.read("s")) == written(first("s", "a"))
+
+
+def test_the_other_connections_are_not_trusted_either(through, proxy):
+    """A neighbour takes the place of the one that broke; what is left in the pool broke as well, and is not used again."""
+    through.commit(first("s", "a"))
+    database, taken = through._database, []
+    with database.cursor("test"), database.cursor("test"):
+        pass  # both connections of the pool are open
+    give_back = database._give_back
+
+    def and_take(line, *, fit):
+        give_back(line, fit=fit)
+        if not taken:
+            taken.append(database.engine.raw_connection())
+
+    database._give_back = and_take
+    proxy.cut()
+    assert Page().as_seen(through.read("s")) == written(first("s", "a"))
+    taken[0].close()
+    del database._give_back
+
+
+def test_a_black_hole_is_waited_for_no_longer_than_told(through, proxy, monkeypatch):
+    """Whatever takes everything and says nothing: unknown, after `longest`, not after the kernel's minutes."""
+    through.commit(first("s", "a"))
+    monkeypatch.setattr(PatientConnection, "longest", 0.3)
+    proxy.fault = "black hole"
+    inner = through._commit_again
+    through._commit_again = lambda commit, error: (setattr(proxy, "fault", "refuse"), inner(commit, error))[1]
+    with pytest.raises(StorageUnavailable) as caught:
+        through.commit(later("s", 2, 1, "b"))
+    assert caught.value.outcome == "unknown"
+
+
+@pytest.mark.parametrize("fault", ["reset", "lose reply", "torn reply"])
+def test_a_deletion_whose_connection_breaks(through, direct, proxy, fault):
+    """Unknown; asked again it says what is so. It is never repeated here: a new session may stand there by then."""
+    through.commit(first("s", "a"))
+    proxy.fault = fault
+    with pytest.raises(StorageUnavailable) as caught:
+        through.delete_record("s")
+    assert caught.value.outcome == "unknown"
+    through.delete_record("s")
+    assert direct.read("s") is None
+    assert direct.was_deleted("s", BIRTH)
+
+
+def test_writers_lose_nothing_while_connections_break(through, proxy):
+    """Four threads with repositories of their own, every few replies a broken connection: each word once."""
+    repos = [SessionRepository(SessionCache(), through, LockedSessionStore(through)) for _ in range(4)]
+    ended = threading.Event()
+
+    def trouble():
+        while not ended.wait(0.01):
+            proxy.skip, proxy.fault = 7, "lose reply"
+
+    def write(number):
+        for turn in range(12):
+            session = repos[number].load_or_create("s")
+            session.add_message(Message.user(f"{number}-{turn}"))
+            saved(repos[number], session)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    troubling = threading.Thread(target=trouble)
+    troubling.start()
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    ended.set()
+    troubling.join()
+    proxy.fault = None
+    said = [message.content for message in through.load_session("s").messages]
+    assert sorted(said) == sorted(f"{number}-{turn}" for number in range(4) for turn in range(12))
+    assert proxy.met > 3
+
+
+def saved(repo, session):
+    """As a careful caller does: again, where the outcome is not known."""
+    for _ in range(50):
+        try:
+            return repo.save(session)
+        except (StorageUnavailable, RevisionConflict):
+            continue
+    raise AssertionError("fifty times in a row")
+
+
+def test_a_server_that_ends_all_sessions(opened_by_admin):
+    """An administrator's pg_terminate_backend, as at a restart: the next call goes on with a new connection."""
+    storage, end_all = opened_by_admin
+    storage.commit(first("s", "a"))
+    end_all()
+    storage.commit(later("s", 2, 1, "b"))
+    end_all()
+    assert Page().as_seen(storage.read("s")) == written(first("s", "a"), later("s", 2, 1, "b"))
+
+
+@pytest.fixture
+def opened_by_admin(request):
+    storage = SqlStorage(servers.database(), namespace=request.node.name)
+
+    def end_all():
+        with psycopg.connect(servers.database(), autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                          "WHERE datname = current_database() AND pid <> pg_backend_pid()")
+
+    yield storage, end_all
+    storage.close()
+
+
+def test_a_file_that_somebody_else_writes_to_is_waited_for(tmp_path, monkeypatch):
+    """SQLite has one writer: a commit waits its turn, and says "not applied" where that does not come."""
+    monkeypatch.setattr("bamboo_sessions.storages.sql.database.WAIT", 0.2)
+    storage = SqlStorage(f"sqlite:///{tmp_path}/x.db", durability="process")
+    storage.commit(first("s", "a"))
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageUnavailable, match="locked") as caught:
+        storage.commit(later("s", 2, 1, "b"))
+    assert caught.value.outcome == "not applied"
+    assert Page().as_seen(storage.read("s")) == written(first("s", "a"))
+    other.execute("ROLLBACK")
+    storage.commit(later("s", 2, 1, "b"))
+    other.close()
+    storage.close()
+
+
+def test_a_full_disk_undoes_the_commit(tmp_path):
+    """Not applied, and the next one that fits goes through."""
+    storage = SqlStorage(f"sqlite:///{tmp_path}/x.db", durability="process", pool_size=1)
+    storage.commit(first("s", "a"))
+    with storage._open.cursor("test") as cursor:
+        cursor.execute("PRAGMA max_page_count=1")
+        pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+        cursor.execute(f"PRAGMA max_page_count={pages + 2}")
+    with pytest.raises(StorageUnavailable, match="full") as caught:
+        storage.commit(later("s", 2, 1, "x" * 100_000))
+    assert caught.value.outcome == "not applied"
+    storage.commit(later("s", 2, 1, "b"))
+    assert Page().as_seen(storage.read("s")) == written(first("s", "a"), later("s", 2, 1, "b"))
+    storage.close()
