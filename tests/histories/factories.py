@@ -13,6 +13,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,6 +124,7 @@ class Factory:
     name: ClassVar[str]
     spans_processes: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = WAYS
+    ttl: ClassVar[timedelta | None] = None
 
     @classmethod
     def make_ready(cls, place: Path) -> None:
@@ -169,7 +171,8 @@ class JsonFiles(Factory):
     def open(self, cached: int = 10_000) -> Noting:
         files = TornFiles()
         files.faults = self.faults
-        storage = JsonFileStorage(self.place / "store", durability="process", files=files, portable_locks=self.portable)
+        storage = JsonFileStorage(self.place / "store", durability="process", files=files, portable_locks=self.portable,
+                                  ttl=self.ttl)
         return self.bundle(BreakableWithPowers(storage, self.faults), cached)
 
 
@@ -178,6 +181,13 @@ class PortableJsonFiles(JsonFiles):
 
     name = "json-portable"
     portable = True
+
+
+class ExpiringJsonFiles(JsonFiles):
+    """A folder whose sessions expire about as soon as the talk goes on to others, and that anybody may purge."""
+
+    name = "json-expiring"
+    ttl = timedelta(milliseconds=100)
 
 
 class Memory(Factory):
@@ -302,4 +312,4 @@ class Postgres(Sqlite):
         (place / "url").write_text(servers.database())
 
 
-FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (JsonFiles, PortableJsonFiles, Memory, ThreeMethods, Layers, Sqlite, Postgres)}
+FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (JsonFiles, PortableJsonFiles, ExpiringJsonFiles, Memory, ThreeMethods, Layers, Sqlite, Postgres)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
+from tests.histories.expiry import Expiry, ttl_of
 from tests.histories.history import FOREVER, INTENDED, Element, Op, State
 from tests.histories.lives import Life
 from tests.histories.verdict import Anomaly, Verdict
@@ -36,7 +37,8 @@ class Judge:
     """One session's history."""
 
     def __init__(self, session_id: str, ops: list[Op], flushes: list[Op]) -> None:
-        self.session_id, self.ops, self.flushes = session_id, ops, flushes
+        self.session_id, self.ops = session_id, ops
+        self.flushes = [op for op in flushes if op.kind == "flush"]
         self.verdict = Verdict(sessions=1, operations=len(ops), unknown=sum(op.is_maybe() for op in ops))
         self.maybes = [op for op in ops if op.is_maybe() and op.kind != "delete"]
         self.kept_since: dict[str, int] = {}
@@ -46,6 +48,8 @@ class Judge:
                 self.kept_since.setdefault(op.repo, op.t0)
         self.lives: dict[str, Life] = {}
         self.removers = removers(ops)
+        ttl = ttl_of(flushes)
+        self.expiry = None if ttl is None else Expiry(self, ttl)
 
     def judge(self) -> Verdict:
         for op in self.ops:
@@ -55,7 +59,10 @@ class Judge:
         for life in self.lives.values():
             life.judge()
         self.judge_births()
-        self.judge_absences()
+        if self.expiry is None:
+            self.judge_absences()
+        else:
+            self.expiry.judge()
         self.judge_refusals()
         self.judge_flushes()
         return self.verdict
@@ -123,6 +130,10 @@ class Judge:
         for a, b in pairwise(lives):
             if max(a.first_t1, b.first_t1) < min(a.last_t0, b.last_t0):
                 self.report("two lives at once", f"{a.birth[:6]} and {b.birth[:6]}", a.first, b.first, a.last, b.last)
+            elif self.expiry is not None:
+                act = b.first and self.expiry.renewed_before(b.first, a.birth)
+                if act:
+                    self.report("replaced before its time", f"{a.birth[:6]} by {b.birth[:6]}", act, b.first)
             elif not self.deletes(a.first.t0 if a.first else 0, b.first_t1):
                 self.report("replaced and nobody deleted it", f"{a.birth[:6]} by {b.birth[:6]}", a.last, b.first)
         for op in self.ops:
@@ -161,7 +172,7 @@ class Judge:
     def judge_flushes(self) -> None:
         """After a flush that went well nothing that was kept before may be missing, unless somebody deleted or removed it."""
         for op in self.ops:
-            if op.outcome != "kept" or op.mine is None or self.deletes(-1, FOREVER):
+            if op.outcome != "kept" or op.mine is None or self.deletes(-1, FOREVER) or self.expiry is not None:
                 continue
             if any(f.repo == op.repo and f.outcome == "ok" and f.t0 > op.t1 for f in self.flushes):
                 gone = [name for name in additions(op) if name not in self.removers and not any(

@@ -18,8 +18,10 @@ from tests.histories.factories import FACTORIES
 from tests.histories.making import Plan, make
 
 ROOT = Path(__file__).parents[2]
-MIX = ("json", "json", "memory", "json", "json-portable", "json", "json", "three-methods")
+MIX = ("json", "json-expiring", "memory", "json", "json-portable", "layers", "json", "json-expiring", "json", "three-methods")
 """Which storages a run over all of them uses: most of it where processes can be killed."""
+RARELY = 1500
+"""Operations between two kills where sessions expire: their holders must live longer than they."""
 MOST_LOOSE, MOST_UNKNOWN = 0.25, 0.03
 """Above these shares a run has not looked sharply enough to say that all is well."""
 
@@ -48,7 +50,8 @@ def _share(part: int, whole: int) -> str:
 def plans(factory: str, seed: int, operations: int, histories: int) -> list[Plan]:
     """The histories of a run; each has a seed of its own, so that it can be made again alone."""
     kinds = MIX if factory == "all" else (factory,)
-    return [Plan(seed + n, kinds[n % len(kinds)], operations // histories) for n in range(histories)]
+    return [Plan(seed + n, kinds[n % len(kinds)], operations // histories,
+                 kill_every=350 if FACTORIES[kinds[n % len(kinds)]].ttl is None else RARELY) for n in range(histories)]
 
 
 def run(wanted: list[Plan], say: Callable[[str], object] = lambda text: None) -> Report:

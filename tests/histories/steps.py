@@ -170,7 +170,15 @@ class Step:
             return False
         makers = [*([self.maker] if self.maker else []), *self.guests]
         return not any(op.mine is not None and element in op.mine.facts and (
-            has_no_past(op) or was_edited(op, element) or (op.outcome == "kept" and self.is_near(op))) for op in makers)
+            has_no_past(op) or was_edited(op, element) or self.was_edited_since_a_try(op, element)
+            or (op.outcome == "kept" and self.is_near(op))) for op in makers)
+
+    def was_edited_since_a_try(self, op: Op, element: Element) -> bool:
+        """An earlier save of the copy proved applied, as a later one found, and gave it what others had stored by then. So the
+        message may be one that no state in this record gave to its holder, and a version that was never stored is the holder's."""
+        assert op.mine is not None
+        stored = [state.facts.get(element) for rev, state in self.life.states.items() if rev < self.rev]
+        return bool(op.tried) and op.mine.facts[element] not in stored
 
     def is_near(self, kept: Op) -> bool:
         """Whether the process that kept it may have had a hand in this: no other one sees what a cache keeps."""
@@ -242,7 +250,9 @@ class Step:
         for op in (*self.guests, *([self.maker] if self.maker else [])):
             if op.mine is None:
                 continue
-            fresh = [name for name in block(op) if not is_result(name) and name not in self.before.order]
+            # What the known maker brought (an old copy saved anew has everybody's messages) says nothing of a guest.
+            others = self.mine.order if self.mine is not None and op is not self.maker else ()
+            fresh = [name for name in block(op) if not is_result(name) and name not in self.before.order and name not in others]
             here = [name for name in fresh if name in self.after.order]
             if not here:
                 continue

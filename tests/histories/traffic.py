@@ -19,6 +19,7 @@ from bamboo_sessions import (
     RevisionConflict,
     Session,
     SessionDeleted,
+    SessionExpired,
     SessionNotFound,
     SessionRepository,
     StorageError,
@@ -29,7 +30,8 @@ from tests.histories.recorder import Pen, plain_state
 
 LONGEST = 26
 """Messages at which a copy is compacted: what is judged is the history, and short sessions make for more of it."""
-HELD = 5
+HELD, HELD_LONG = 5, 40
+"""Copies in somebody's hands; where sessions expire, so many that some outlive the session that they are of."""
 CALLS = ("ask-1", "ask-2")
 KEYS = ("k1", "k2", "k3")
 TAGS = ("red", "green", "blue")
@@ -59,6 +61,9 @@ class Actor:
             self.load: 17, self.load_merged: 17, self.turn: 22, self.late: 11, self.edit: 7, self.update: 3.5, self.rename: 3,
             self.pin: 1.5, self.tag: 2, self.answer: 4, self.keep: 6, self.hold: 3, self.exists: 1, self.flush: 0.6,
             self.delete: 0.7, self.forget: 0.7}
+        if factory.ttl is not None:
+            weights |= {self.touch: 12, self.purge: 1.5}
+            self.pen.begun("ttl", "", 0, v=int(factory.ttl.total_seconds() * 10**9))
         self._kinds, self._weights = list(weights), list(weights.values())
 
     def step(self) -> None:
@@ -67,7 +72,10 @@ class Actor:
     # -- choosing
 
     def sid(self) -> str:
-        return f"chat-{max(0, self.now() - self.dice.choice((0, 0, 0, 1, 1, 2)))}"
+        back = self.dice.choice((0, 0, 0, 1, 1, 2))
+        if self.factory.ttl is not None and self.dice.random() < 0.03:
+            back = self.dice.randrange(3, 25)  # whose time may have run out
+        return f"chat-{max(0, self.now() - back)}"
 
     def repo(self) -> int:
         return self.dice.randrange(len(self.repos))
@@ -120,7 +128,7 @@ class Actor:
         self._hold(self._begin(self.sid(), self.repo()))
 
     def _hold(self, taken: Held) -> None:
-        self.held = [*self.held, taken][-HELD:]
+        self.held = [*self.held, taken][-(HELD if self.factory.ttl is None else HELD_LONG) :]
 
     def _begin(self, session_id: str, r: int) -> Held:
         look = self.dice.choice((self._load, self._load, self._load_merged))
@@ -168,6 +176,10 @@ class Actor:
                     saved = self.repos[r].save(session)
         except SessionDeleted:
             self.pen.ended(name, "deleted")
+            self._begin_anew(held, r)
+            return
+        except SessionExpired:
+            self.pen.ended(name, "expired")
             self._begin_anew(held, r)
             return
         except StorageError as error:
@@ -239,7 +251,7 @@ class Actor:
         try:
             with self.factory.faults.planned(fault):
                 made = do()
-        except SessionNotFound:
+        except (SessionNotFound, SessionExpired):
             self.pen.ended(name, "absent")
         except SessionDeleted:  # over a storage without a lock, somebody came between
             self.pen.ended(name, "deleted")
@@ -285,6 +297,29 @@ class Actor:
         name = self.pen.begun("flush", "", r)
         try:
             self.repos[r].flush()
+        except StorageError as error:
+            self._failed(name, error, None)
+        else:
+            self.pen.ended(name, "ok")
+
+    def touch(self) -> None:
+        """Mostly where nobody says anything any more: without it the time would run out."""
+        session_id, r = f"chat-{max(0, self.now() - self.dice.choice((0, 3, 4, 5, 6, 7)))}", self.repo()
+        name = self.pen.begun("touch", session_id, r)
+        try:
+            self.repos[r].touch(session_id)
+        except (SessionNotFound, SessionExpired):
+            self.pen.ended(name, "absent")
+        except StorageError as error:
+            self._failed(name, error, None)
+        else:
+            self.pen.ended(name, "ok")
+
+    def purge(self) -> None:
+        r = self.repo()
+        name = self.pen.begun("purge", "", r)
+        try:
+            self.repos[r].purge_expired()
         except StorageError as error:
             self._failed(name, error, None)
         else:

@@ -188,7 +188,9 @@ def _look(base: Path, recorded: Recorded, writes: Sequence[int], done: Sequence[
     if not mount(image, mounted):
         raise Wrong("broken", "ext4 cannot be mounted")
     try:
-        judge_store(str(mounted / "store"), recorded.played, done, recorded.played.under_way(done))
+        lost = recorded.played.may_be_lost(done)
+        perhaps = [*lost, *recorded.played.under_way(done)]
+        judge_store(str(mounted / "store"), recorded.played, [number for number in done if number not in lost], perhaps)
     except Wrong:
         raise
     except Exception as error:

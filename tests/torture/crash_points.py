@@ -33,6 +33,7 @@ import structlog
 from tests.torture.crash_points_shapes import shape
 from tests.torture.judge import Survivor, Wrong, judge, spoken
 from tests.torture.scenarios import Scenario, scenarios
+from tests.torture.scenarios_expiry import is_hidden
 from tests.torture.scenarios_model import Change, Model
 from tests.torture.worker import IDLE
 from tests.torture.worker_faults import FAULTS
@@ -159,7 +160,7 @@ class Course:
         """The judge's word."""
         perhaps = [number for number in [max(done, default=-1) + 1] if number < len(self.scenario.changes)]
         return judge(folder / "store", self.before, self.scenario.changes, done, perhaps, survivor=survivor,
-                     options=self.scenario.options)
+                     options=self.scenario.options, ttl=self.scenario.ttl)
 
     def try_point(self, plan: Plan, point: Point, left: Left | None = None) -> None:
         """Kill and judge; raises `Wrong` or `NotFired`. `left`: keeps the store as the writer left it."""
@@ -276,8 +277,10 @@ def newcomer(run: Course, store: Path, state: Model, died_at: Point) -> Course:
     and in a new one."""
     met = run.scenario.changes[min(died_at.acknowledged, len(run.scenario.changes) - 1)].chat
     others = [chat for chat, session in state.items() if chat != met and not session.get("damaged")]
-    changes = []
-    for chat in [met, *others[:1]] if met in state else others[:2]:
+    expired = next((chat for chat, session in state.items() if is_hidden(session)), None)
+    changes = [Change("purge", expired)] if expired else []
+    others = [chat for chat in others if chat != expired]
+    for chat in [met, *others[:1]] if met in state and met != expired else others[:2]:
         changes += [Change("repair", chat)] if state[chat].get("damaged") else []
         changes.append(Change("say", chat, "the next one's word"))
     changes.append(Change("create", "the-next-one", "a new session"))

@@ -159,6 +159,7 @@ class CutRun:
 
 class _Mended:
     lasting = False
+    struck = ()
 
     def arming(self):
         return nullcontext()

@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -31,11 +31,12 @@ from unittest.mock import patch
 import attrs
 import structlog
 
-from bamboo_sessions import CorruptSession, JsonFileStorage, SessionNotFound, StorageUnavailable
-from bamboo_sessions.storages.json_files import storage as storage_module
+from bamboo_sessions import CorruptSession, JsonFileStorage, SessionExpired, SessionNotFound, StorageUnavailable
+from bamboo_sessions.storages.json_files import locking
 from tests.torture.faults import STRIKES, Faults
 from tests.torture.scenarios import Pointless, Writers, scenarios, usage_lines
-from tests.torture.scenarios_model import Change, apply
+from tests.torture.scenarios_expiry import AGES, age_of, is_hidden
+from tests.torture.scenarios_model import Change, apply, half_of
 
 PATIENCE = 0.5
 """Seconds that a writer waits for a lock: nobody else holds one here."""
@@ -88,7 +89,7 @@ def look(folder):
             model[name] = {
                 "life": session.metadata["life"], "messages": [message.content for message in session.messages],
                 "title": session.title, "open": [question.tool_call_id for question in session.pending_questions],
-                "usage": usage_lines(folder, name), "revision": session.revision}
+                "usage": usage_lines(folder, name), "time": age_of(folder, name), "revision": session.revision}
     finally:
         storage.close()
     return model
@@ -107,6 +108,8 @@ def same(seen, state):
 def _same_chat(seen, state):
     if seen.get("damaged") or state.get("damaged"):
         return bool(seen.get("damaged")) == bool(state.get("damaged"))
+    if AGES.index(seen["time"]) < AGES.index(state["time"]):  # what failed may have been activity all the same
+        return False
     return all(seen[key] == state[key] for key in ("life", "messages", "title", "open", "usage")) and (
         None in (seen["revision"], state["revision"]) or seen["revision"] == state["revision"])
 
@@ -122,11 +125,20 @@ class Ledger:
     def begin(self):
         self.before = list(self.states)
 
-    def done(self, change):
-        self.states = self._with(change)
+    def done(self, change, *, in_doubt=False):
+        """`in_doubt`: something failed on the way, so that what has expired may have been taken for what has not, and kept."""
+        self.states = [*self._with(change), *(self._with(attrs.evolve(change, kind="join")) if in_doubt and half_of(change) else [])]
 
     def perhaps(self, change):
-        self.states = [*self.before, *self._with(change)]
+        self.states = [*self.before, *self._halfway(change), *self._with(change)]
+
+    def not_applied(self, change):
+        """Who creates what has expired may have purged it."""
+        self.states += self._halfway(change)
+
+    def _halfway(self, change):
+        half = half_of(change)
+        return [] if half is None else [state for state in self._with(half) if state not in self.before]
 
     def _with(self, change):
         made = copy.deepcopy(self.before)
@@ -203,8 +215,9 @@ class Stubborn(Writers):
         if self.kept:
             repo.flush()
         elif self.tried is not None:
-            repo.save(self.tried)
-            if change.kind == "say_held":
+            with suppress(SessionExpired) if change.kind == "late" else nullcontext():
+                repo.save(self.tried)
+            if change.kind in ("say_held", "late"):
                 self.held[change.by, change.chat] = self.tried
         else:
             super().make(change)
@@ -216,7 +229,7 @@ class Run:
     def __init__(self, scenario, folder, faults, *, retry):
         self.scenario, self.folder, self.faults, self.retry = scenario, folder, faults, retry
         self.ledger = Ledger(scenario.before())
-        self.writers = Stubborn(folder, {**scenario.options, "files": scenario.files(), "lock_timeout": PATIENCE})
+        self.writers = Stubborn(folder, {**scenario.of_writers, "files": scenario.files(), "lock_timeout": PATIENCE})
         self.told = Counter()
 
     def all(self):
@@ -256,16 +269,19 @@ class Run:
 
     def _tried(self, make, change):
         """What the caller is told; anything but the documented kinds is a finding."""
+        struck = len(self.faults.struck)
         try:
             with self.faults.arming():
                 make(change)
         except StorageUnavailable as error:
             self.told[error.outcome] += 1
-            if error.outcome != "not applied" or self.writers.kept:
+            if error.outcome != "not applied" or self.writers.kept or change.kind == "purge":  # one that cannot list on may have purged
                 self.ledger.perhaps(change)
+            else:
+                self.ledger.not_applied(change)
             return error.outcome
         except (SessionNotFound, Pointless):
-            if all(change.chat in state for state in self.ledger.states) and change.kind not in ("edit", "remove", "answer"):
+            if all(change.chat in state for state in self.ledger.states) and change.kind not in ("edit", "remove", "answer", "late", "save_again"):
                 raise
             if change.kind == "delete":  # "there is none" is an acknowledgement too
                 self.ledger.states = [state for state in self.ledger.states if change.chat not in state]
@@ -274,7 +290,7 @@ class Run:
             if not any(state.get(change.chat, {}).get("damaged") for state in self.ledger.states):
                 raise
             return "not applied"
-        self.ledger.done(change)
+        self.ledger.done(change, in_doubt=len(self.faults.struck) > struck)
         return "done"
 
     def _looked(self, when):
@@ -283,6 +299,9 @@ class Run:
     def _still_usable(self):
         """By the object that met the error, and by one that knows nothing of it."""
         self._looked("at the end")
+        expired = [chat for chat, held in self.ledger.states[0].items() if is_hidden(held)]
+        if expired:
+            self._expect(self.writers, Change("purge", expired[0]))
         for chat, held in list(self.ledger.states[0].items()):
             if not held.get("damaged"):
                 self._expect(self.writers, Change("say", chat, "last words of the same object"))
@@ -377,7 +396,7 @@ def quickly():
     structlog.configure(wrapper_class=quiet)
     try:
         with ExitStack() as stack:
-            stack.enter_context(patch.object(storage_module, "OWN_WAIT", PATIENCE))
+            stack.enter_context(patch.object(locking, "OWN_WAIT", PATIENCE))
             yield
     finally:
         structlog.configure(**before)

@@ -76,6 +76,15 @@ def _appended_anyway(self, place, fd, tip, change):
 
 _write = Writer._write
 
+def _purged_in_silence(self, session_id):
+    """What cannot be removed is said to be."""
+    with suppress(StorageUnavailable):
+        _purge(self, session_id)
+    return True
+
+
+_purge = JsonFileStorage.purge_record
+
 MUTANTS = {
     # name: (how to switch it on, a module of points that must find it, those points' arguments)
     "unlooped short write": (_switch(Usage, "_append", _one_write), "errors", ("usage", "SHORT")),
@@ -83,6 +92,7 @@ MUTANTS = {
     "bill not undone": (_switch(Usage, "_undo", _bill_not_undone), "errors", ("usage", "EIO")),
     "bare OSError": (_switch(JsonFileStorage, "_fail", _bare), "errors", ("append", "EMFILE")),
     "unlock may fail": (_switch(RangeLocks, "release", _released_late), "errors", ("append", "ENOLCK")),
+    "purge that never fails": (_switch(JsonFileStorage, "purge_record", _purged_in_silence), "errors", ("expire", "ENOLCK")),
     "sync error swallowed": (_switch(Forgetful, "sync", _swallowed), "forgetful", ("append",)),
     "sync tried again": (_switch(Forgetful, "sync", _synced_again), "forgetful", ("append",)),
     "retry told from a line that was never synced": (_switch(Writer, "settle", _not_settled), "forgetful", ("append",)),

@@ -19,7 +19,7 @@ from unittest.mock import patch
 from bamboo_sessions import _files, _locks
 
 READS = frozenset({"lstat", "fstat", "pread", "listdir"})
-CHANGES = frozenset({"mkdir", "chmod", "fchmod", "replace", "unlink", "rmtree", "pwrite", "write", "ftruncate"})
+CHANGES = frozenset({"mkdir", "chmod", "fchmod", "replace", "unlink", "utime", "rmtree", "pwrite", "write", "ftruncate"})
 SYNCS = frozenset({"fsync", "fdatasync"})
 CALLS = sorted(READS | CHANGES | SYNCS | {"open", "close", "fcntl"})
 
@@ -38,7 +38,7 @@ STRIKES = {
     "ENOSPC": lambda name, args: name in SYNCS | {"mkdir", "replace", "pwrite", "write"} or (name == "open" and _makes(args)),
     "EMFILE": lambda name, args: name in ("open", "listdir"),
     "EROFS": lambda name, args: name in CHANGES or (name == "open" and _writes(args)),
-    "EACCES": lambda name, args: name in ("open", "lstat", "listdir", "mkdir", "replace", "unlink", "rmtree"),
+    "EACCES": lambda name, args: name in ("open", "lstat", "listdir", "mkdir", "replace", "unlink", "utime", "rmtree"),
     "ENOLCK": lambda name, args: name == "fcntl",
     "SHORT": lambda name, args: name in ("pread", "pwrite", "write"),
 }
@@ -91,9 +91,9 @@ class Faults:
         return hit
 
     def _counted(self, name, real):
-        def call(*args):
+        def call(*args, **more):
             if not self._hits(name, args):
-                return real(*args)
+                return real(*args, **more)
             return self._struck(name, real, args)
 
         return call

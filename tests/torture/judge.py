@@ -10,27 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import timedelta
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from bamboo_sessions import CorruptSession, Message, Session, SessionDeleted, SessionRepository
+from bamboo_sessions import CorruptSession, Message, Session, SessionDeleted, SessionExpired, SessionRepository
+from tests.torture.judge_expiry import purged_later
+from tests.torture.judge_words import Wrong
 from tests.torture.scenarios import usage_lines
-from tests.torture.scenarios_model import Change, Model, after
+from tests.torture.scenarios_expiry import AGES, age_of
+from tests.torture.scenarios_model import Change, Model, after, fresh, half_of
 
 MOST_IN_DOUBT = 12
 FIRST_WORD = "a survivor's first word"
-
-
-class Wrong(AssertionError):
-    """`kind`: "lost" (an acknowledged change is missing), "ghost" (something is there that nobody can have written),
-    "broken" (the store does not open, does not read, is damaged, or does not go on), "moving" (two looks differ)."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        self.kind = kind
-        super().__init__(f"{kind}: {what}")
 
 
 # -- what is there -------------------------------------------------------------------------------------------------
@@ -55,7 +50,7 @@ def _seen(repo: SessionRepository, folder: str | Path, chat: str) -> dict[str, A
         return None
     return {"life": session.metadata["life"], "messages": [message.content for message in session.messages],
             "title": session.title, "open": [question.tool_call_id for question in session.pending_questions],
-            "usage": usage_lines(folder, chat), "revision": session.revision}
+            "usage": usage_lines(folder, chat), "time": age_of(folder, chat), "revision": session.revision}
 
 
 def same(seen: Model, expected: Model) -> bool:
@@ -66,7 +61,9 @@ def same(seen: Model, expected: Model) -> bool:
 def _same(seen: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
     if expected.get("damaged") or seen.get("damaged"):
         return bool(expected.get("damaged")) and bool(seen.get("damaged"))
-    return all(expected[key] == value or (key == "revision" and expected[key] is None) for key, value in seen.items())
+    if AGES.index(seen["time"]) < AGES.index(expected["time"]):  # what came to nothing may have been activity all the same
+        return False
+    return all(expected[key] == value or key == "time" or (key == "revision" and expected[key] is None) for key, value in seen.items())
 
 
 # -- what may be there -----------------------------------------------------------------------------------------------
@@ -78,7 +75,11 @@ def possible(before: Model, changes: Sequence[Change], done: Collection[int], pe
         raise ValueError(f"{len(perhaps)} changes in doubt give too many states to tell right from wrong")
     doubts = sorted(perhaps)
     for applied in chain.from_iterable(combinations(doubts, size) for size in range(len(doubts) + 1)):
-        yield after(before, [change for number, change in enumerate(changes) if number in done or number in applied])
+        made = {number: change for number, change in enumerate(changes) if number in done or number in applied}
+        yield after(before, made.values())
+        for number in applied:
+            if (half := half_of(made[number])) is not None:
+                yield after(before, {**made, number: half}.values())
 
 
 def matching(seen: Model, before: Model, changes: Sequence[Change], done: Collection[int], perhaps: Collection[int]) -> Model:
@@ -86,6 +87,9 @@ def matching(seen: Model, before: Model, changes: Sequence[Change], done: Collec
     states = list(possible(before, changes, done, perhaps))
     for state in states:
         if same(seen, state):
+            for chat, session in seen.items():
+                if "time" in session:
+                    state[chat]["time"] = session["time"]
             return state
     raise Wrong(*_blame(seen, states))
 
@@ -148,18 +152,20 @@ def spoken(model: Model) -> Model:
 
 
 def judge(folder: str | Path, before: Model, changes: Sequence[Change], done: Collection[int], perhaps: Collection[int] = (), *,
-          survivor: Survivor | None = None, options: Mapping[str, Any] | None = None) -> Model:
+          survivor: Survivor | None = None, options: Mapping[str, Any] | None = None, ttl: timedelta | None = None) -> Model:
     """The state that was found; raises `Wrong`.
 
     `before`: what the store held before the first of `changes`. `done`: the numbers of those that were acknowledged;
     `perhaps`: of those that may or may not have been applied. All others must not be there. The store is used up: words
-    are added to every session.
+    are added to every session. `ttl`: of the writers; then what has expired is purged before that.
     """
     options = options or {}
     try:
         state = _look(folder, before, changes, done, perhaps, survivor, options)
         found = after(state, ())
-        _go_on(folder, state, survivor, options)
+        expired = [] if ttl is None else purged_later(folder, state, ttl, options, renewing=len(done) % 2 == 1)
+        gone = {*expired, *(change.chat for change in changes if ttl is not None and change.kind != "delete")}
+        _go_on(folder, state, survivor, options, gone - {change.chat for change in changes if change.kind == "delete"} | {*expired})
     except Wrong:
         raise
     except Exception as error:
@@ -193,7 +199,8 @@ def _undamaged(repo: SessionRepository, known: Collection[str] = ()) -> None:
         raise Wrong("broken", "\n".join(damage))
 
 
-def _go_on(folder: str | Path, state: Model, survivor: Survivor | None, options: Mapping[str, Any]) -> None:
+def _go_on(folder: str | Path, state: Model, survivor: Survivor | None, options: Mapping[str, Any],
+           expired: Collection[str] = ()) -> None:
     """The survivor saves what it holds, a newcomer what it loads; then everything is there once."""
     with closing(SessionRepository.open(folder, **options)) as repo:
         for chat, session in state.items():
@@ -201,7 +208,7 @@ def _go_on(folder: str | Path, state: Model, survivor: Survivor | None, options:
                 repo.repair(chat)
                 session |= {"damaged": False, "revision": None}
         if survivor is not None:
-            _save_copies(survivor, state)
+            _save_copies(survivor, state, expired)
         for chat in [*state, "afterwards"]:
             session = repo.load_or_create(chat, metadata={"life": "later"})
             session.add_message(Message.user("a newcomer's word"))
@@ -216,16 +223,16 @@ def _go_on(folder: str | Path, state: Model, survivor: Survivor | None, options:
         _undamaged(repo)
 
 
-def _save_copies(survivor: Survivor, state: Model) -> None:
-    """Old copies merge into the life they are of, and are refused where that life has ended."""
+def _save_copies(survivor: Survivor, state: Model, expired: Collection[str]) -> None:
+    """Old copies merge into the life they are of, and are refused where that life has ended, with the word for how it did."""
     for chat, session in survivor.copies.items():
         life = session.metadata["life"]
         session.add_message(Message.user("a survivor's word"))
         lives = chat in state and state[chat]["life"] == life
         try:
             survivor.repo.save(session)
-        except SessionDeleted:
-            if lives:
+        except (SessionDeleted, SessionExpired) as error:
+            if lives or isinstance(error, SessionExpired) != (chat in expired):
                 raise
         else:
             if not lives:
@@ -235,7 +242,8 @@ def _save_copies(survivor: Survivor, state: Model) -> None:
 
 def _expect_word(state: Model, chat: str, word: str) -> None:
     if chat not in state:
-        state[chat] = {"life": "later", "messages": [], "title": None, "open": [], "usage": [], "revision": 0}
+        state[chat] = fresh("later", [], 0)
     state[chat]["messages"].append(word)
+    state[chat]["time"] = "now"
     if state[chat]["revision"] is not None:
         state[chat]["revision"] += 1

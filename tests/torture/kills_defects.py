@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from bamboo_sessions import JsonFileStorage, Session, SessionRepository, locked_store, reconcile
+from bamboo_sessions import JsonFileStorage, Session, SessionNotFound, SessionRepository, locked_store, reconcile
 from bamboo_sessions.reconcile import Plan
 from bamboo_sessions.storages.json_files import reader
 from bamboo_sessions.storages.json_files.graves import Graves
@@ -158,7 +158,7 @@ def last_writer_wins(_: Life) -> None:
     def overwrite(mine: Any, origin: Any, stored: Any, *, store: str, buried: bool, now: Any, birth: str) -> Plan:
         before = None if stored is None else stored.base.state.head
         if reconcile.is_deleted(origin, stored, store, buried=buried):
-            raise locked_store.SessionNotFound(mine.head.id)
+            raise SessionNotFound(mine.head.id)
         head = reconcile._next_head(mine.head, before, now, birth if before is None else before.birth)
         return Plan(type(mine)(head, mine.messages))
 

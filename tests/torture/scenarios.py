@@ -16,15 +16,25 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from bamboo_sessions import Message, Session, SessionNotFound, SessionRepository, StorageError
+from bamboo_sessions import (
+    Message,
+    Session,
+    SessionExpired,
+    SessionNotFound,
+    SessionRepository,
+    StorageError,
+    StorageUnavailable,
+)
 from bamboo_sessions._files import Files
 from tests.torture import scenarios_wounds as wounds
+from tests.torture.scenarios_expiry import TTL, Aging, folder_of, grow_old
 from tests.torture.scenarios_model import Change, Model, after, apply
 
 __all__ = ["Change", "Model", "Pointless", "Scenario", "Settled", "Unsettled", "Writers", "after", "apply", "scenarios",
@@ -35,14 +45,14 @@ class Pointless(Exception):
     """The change before it, on which this one stands, was never made: nothing was begun."""
 
 
-class Settled(Files):
+class Settled(Aging):
     """Every file's last change is long ago: one look is enough."""
 
     def wall_ns(self) -> int:
         return super().wall_ns() + 60 * 10**9
 
 
-class Unsettled(Files):
+class Unsettled(Aging):
     """No stamp is ever old enough to be trusted: every look is followed by a second one."""
 
     def wall_ns(self) -> int:
@@ -151,6 +161,53 @@ class Writers:
     def repair(self, repo: SessionRepository, change: Change) -> None:
         repo.repair(change.chat)
 
+    # -- where time runs out -----------------------------------------------------------------------------------------
+
+    def age(self, repo: SessionRepository, change: Change) -> None:
+        """Time passes for one session alone."""
+        folder, files = folder_of(self.folder, change.chat), self.options.get("files")
+        if folder is None:
+            raise Pointless(change.chat)
+        try:
+            grow_old(folder, change.text, files if isinstance(files, Aging) else Aging())
+        except OSError as error:  # a disk that is read-only
+            raise StorageUnavailable("age", reason=str(error)) from error
+        for writer in self.repos.values():
+            if writer.persistence.lifetimes is not None:
+                writer.persistence.lifetimes.forget(change.chat)  # what it knows holds for whom time passes for everything
+
+    def _held(self, change: Change) -> Session:
+        if (change.by, change.chat) not in self.held:
+            raise Pointless(change.chat)
+        return self.held[change.by, change.chat]
+
+    def touch(self, repo: SessionRepository, change: Change) -> None:
+        repo.touch(change.chat)
+
+    def pin(self, repo: SessionRepository, change: Change) -> None:
+        repo.set_pinned(change.chat, change.text == "yes")
+
+    def save_again(self, repo: SessionRepository, change: Change) -> None:
+        """With nothing to write, of a copy that was taken before its time ran out."""
+        saved = repo.save(self._held(change))
+        if saved.changed:
+            raise AssertionError(f"a save of nothing made revision {saved.revision}")
+
+    def late(self, repo: SessionRepository, change: Change) -> None:
+        """Say a word in a copy: it renews a session whose time ran out, and is refused where that was purged."""
+        session = self._held(change).snapshot()
+        session.add_message(Message.user(change.text))
+        try:
+            repo.save(session)
+        except SessionExpired:
+            return
+        self.held[change.by, change.chat] = session
+
+    def purge(self, repo: SessionRepository, change: Change) -> None:
+        """What cannot be removed is logged and left to the next purge; here somebody wants to know."""
+        if bool(repo.purge_expired()) != bool(change.chat):
+            raise StorageUnavailable("purge", session_id=change.chat, outcome="unknown", reason="another number was purged")
+
 
 # -- a scenario ------------------------------------------------------------------------------------------------------
 
@@ -171,8 +228,15 @@ class Scenario:
     """chat id -> the messages that a repair must bring back."""
     files: type[Files] = Settled
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    ttl: timedelta | None = None
+    """Its writers' sessions expire; who judges opens without, and sees what is hidden from them."""
     after_another: bool = False
     """Worth trying where somebody else, who goes on living, wrote the last line of every journal before the first change."""
+
+    @property
+    def of_writers(self) -> dict[str, Any]:
+        """Their options."""
+        return {**self.options} if self.ttl is None else {**self.options, "ttl": self.ttl}
 
     def before(self) -> Model:
         """What a prepared store holds."""
@@ -185,7 +249,7 @@ class Scenario:
         """Make the store ready, as ordinary writers and their misfortunes would."""
         if not self.prepared:
             return
-        writers = Writers(folder, self.options)
+        writers = Writers(folder, self.of_writers)
         for change in self.prepared:
             writers.make(change)
         writers.close()
@@ -199,7 +263,7 @@ class Scenario:
         `failed(change, error)`: told of a `StorageError` or `SessionNotFound` (or raise it, the default); the next change
         is then tried. Whatever is held from a failed change is dropped, so that no later change says it again.
         """
-        writers = Writers(folder, {**self.options, "files": files or self.files()})
+        writers = Writers(folder, {**self.of_writers, "files": files or self.files()})
         for number, change in enumerate(self.changes):
             try:
                 writers.make(change)
@@ -359,8 +423,25 @@ def _portable(text: _Texts) -> Scenario:
     return Scenario("portable", (Change("create", "chat", text()),), tuple(changes), options={"portable_locks": True})
 
 
+def _expire(text: _Texts) -> Scenario:
+    """Purges, touches, saves of nothing, copies that come too late, an id that is taken anew by a purge and by a save; and
+    sessions that were pinned or asked, which stay however old they are."""
+    lives = {chat: text() for chat in ("gone", "quiet", "idle", "pinned", "asked", "doomed")}
+    prepared = [Change("create", chat, life) for chat, life in lives.items()]
+    prepared += [Change("pin", "pinned", "yes"), Change("ask", "asked", "call-0"), Change("age", "pinned", "old"),
+                 Change("age", "asked", "old"), Change("age", "quiet", "resting"), Change("age", "doomed", "resting")]
+    changes = [Change("hold", "gone"), Change("hold", "idle"), Change("purge"), Change("touch", "quiet"),
+               Change("age", "gone", "old"), Change("purge", "gone"), Change("late", "gone", text(), old=lives["gone"]), Change("create", "gone", text()),
+               Change("say", "gone", text(), by=1), Change("age", "gone", "old"), Change("purge", "gone", by=1),
+               Change("create", "gone", text()), Change("age", "gone", "old"), Change("create", "gone", text(), by=1),
+               Change("say", "pinned", text()), Change("touch", "asked", by=1), Change("delete", "doomed"),
+               Change("pin", "pinned", "no"), Change("age", "idle", "old"), Change("late", "idle", text(), old=lives["idle"]),
+               Change("age", "idle", "old"), Change("save_again", "idle")]
+    return Scenario("expire", tuple(prepared), tuple(changes), ttl=TTL)
+
+
 _ALL = (_first_open, _create, _append, _append_young, _edit, _merge, _fold, _delete, _recreate, _recover, _upgrade, _usage,
-        _two_writers, _repair, _keep, _questions, _portable)
+        _two_writers, _repair, _keep, _questions, _portable, _expire)
 
 
 def scenarios(seed: int | str = 1) -> dict[str, Scenario]:

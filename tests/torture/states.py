@@ -23,9 +23,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ from typing import Any
 import attrs
 import structlog
 
-from bamboo_sessions import Message, Session, SessionDeleted, SessionRepository
+from bamboo_sessions import Message, Session, SessionDeleted, SessionExpired, SessionRepository
 from bamboo_sessions.testing.clock import ManualClock
 from tests.torture import judge
 from tests.torture.judge import Wrong
+from tests.torture.judge_expiry import purged_later
 from tests.torture.scenarios import Model as Store
 from tests.torture.scenarios import Scenario, Settled, after
 from tests.torture.states_disk import MODELS, Disk, Model, State
@@ -49,8 +51,11 @@ LEAST = 100_000
 MOST_OF_ONE = 0.2
 """What part of all states one story may give."""
 CHECKED_AGAIN = 8
-"""Every state is checked as it is found; one in so many is checked again after the saves, which read it all anyway."""
+"""Every state is checked as it is found; in one of so many what has expired is purged, and it is checked again after the saves,
+which read it all anyway."""
 _WORD = "a newcomer's word"
+_NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+"""By which sessions expire: what the times of files are compared with cannot stand in the past. The same in all processes."""
 
 
 # -- one story -----------------------------------------------------------------------------------------------------------
@@ -72,6 +77,10 @@ class Played:
         """The change that was begun, perhaps, and not acknowledged."""
         return [number for number in [max(done, default=-1) + 1] if number < len(self.story.changes)]
 
+    def may_be_lost(self, done: Sequence[int]) -> list[int]:
+        """What was acknowledged and need not last: activity without a commit is not synced."""
+        return [number for number in done if self.story.changes[number].kind in ("touch", "save_again")]
+
     @staticmethod
     def was_deleted(repo: SessionRepository, session: Session) -> bool:
         storage: Any = repo.storage
@@ -92,7 +101,7 @@ def play(story: Scenario, seed: str, folder: Path, fault: Fault | None = None, t
     """Play it in `folder`, and keep what was asked of the disk."""
     told = told or Told()
     fault = fault or Fault("", ())
-    clock = ManualClock()
+    clock = ManualClock() if story.ttl is None else ManualClock(_NOW)
     story = attrs.evolve(story, options={**story.options, "clock": clock})
     with same_bytes(random.Random(seed).randbytes, clock.now):
         story.prepare(folder / "store")
@@ -112,7 +121,7 @@ def play(story: Scenario, seed: str, folder: Path, fault: Fault | None = None, t
 
 def _copies(store: Path, story: Scenario) -> dict[str, bytes]:
     """Held copies of the sessions that the story deletes."""
-    chats = {change.chat for change in story.changes if change.kind == "delete"} & story.before().keys()
+    chats = {change.chat for change in story.changes if change.kind in ("delete", "purge")} & story.before().keys()
     if not chats or story.damaged or story.wound is not None:
         return {}
     with closing(SessionRepository.open(store, **story.options)) as repo:
@@ -125,13 +134,15 @@ def _copies(store: Path, story: Scenario) -> dict[str, bytes]:
 def look(folder: str, played: Played, state: State) -> None:
     """Lay it out and judge it; raises `Wrong`. What was looked at before is not opened again: only more may be owed."""
     done = played.disk.acknowledged(state.cut)
+    lost = played.may_be_lost(done)
+    sure, perhaps = [number for number in done if number not in lost], [*lost, *played.under_way(done)]
     if state.digest in played.found:
-        judge.matching(played.found[state.digest], played.before, played.story.changes, done, played.under_way(done))
+        judge.matching(played.found[state.digest], played.before, played.story.changes, sure, perhaps)
         return
     lay_out(state.tree(), folder)
     try:
         again = state.digest[0] % CHECKED_AGAIN == 0
-        played.found[state.digest] = judge_store(f"{folder}/store", played, done, played.under_way(done), again=again)
+        played.found[state.digest] = judge_store(f"{folder}/store", played, sure, perhaps, again=again)
     except Wrong:
         raise
     except Exception as error:
@@ -150,11 +161,14 @@ def judge_store(folder: str, played: Played, done: Sequence[int], perhaps: Seque
         found = judge.matching(judge.observe(repo, folder, chats), before, changes, done, perhaps)
         judge._undamaged(repo, {chat for chat, session in found.items() if session.get("damaged")})
     owed = after(found, ())
+    expired = {change.chat for change in changes if change.kind == "purge"}
+    if played.story.ttl is not None and again:
+        expired |= {*purged_later(folder, owed, played.story.ttl, options, renewing=len(done) % 2 == 1)}
     with closing(SessionRepository.open(folder, **options)) as repo:
         second = {chat: seen for chat in sorted(chats) if (seen := judge._seen(repo, folder, chat)) is not None}
-        if not judge.same(second, found):
-            raise Wrong("moving", f"a second opening gives another state: {judge._blame(second, [found])[1]}")
-        _refuse_copies(repo, played, owed)
+        if not judge.same(second, owed):
+            raise Wrong("moving", f"a second opening gives another state: {judge._blame(second, [owed])[1]}")
+        _refuse_copies(repo, played, owed, expired)
         _go_on(repo, owed, [chat for chat in owed if chat in touched] or list(owed)[:1])
     with closing(SessionRepository.open(folder, **options)) as repo:
         seen = judge.observe(repo, folder, chats | owed.keys())
@@ -165,7 +179,7 @@ def judge_store(folder: str, played: Played, done: Sequence[int], perhaps: Seque
     return found
 
 
-def _refuse_copies(repo: SessionRepository, played: Played, there: Store) -> None:
+def _refuse_copies(repo: SessionRepository, played: Played, there: Store, expired: Collection[str]) -> None:
     for chat, pickled in played.copies.items():
         life = played.before[chat]["life"]
         if chat in there and there[chat]["life"] == life:
@@ -176,7 +190,9 @@ def _refuse_copies(repo: SessionRepository, played: Played, there: Store) -> Non
         session.add_message(Message.user("a word that comes too late"))
         try:
             repo.save(session)
-        except SessionDeleted:
+        except (SessionDeleted, SessionExpired) as error:
+            if isinstance(error, SessionExpired) != (chat in expired):
+                raise
             continue
         raise Wrong("ghost", f"a copy of the deleted session {chat!r} was saved")
 

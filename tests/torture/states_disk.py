@@ -2,6 +2,7 @@
 
 What a completed sync covers is there. Of everything else that was asked before the cut, any part may be there:
 
+- times of files, where they were set: each as if it were a write;
 - bytes: each write that no sync of its file covers, in any combination; the last one perhaps *torn* - cut short at some
   byte or sector, or with its whole length but zeros, or garbage, in place of some of its bytes (the length reaches the
   disk before the data). Bytes that were durable before are never taken back: nobody overwrote them with others;
@@ -24,7 +25,19 @@ from typing import Any, Literal
 
 import attrs
 
-from tests.torture.states_trace import ROOT, Acknowledged, Names, Sync, SyncFolder, Trace, Truncate, Write
+from tests.torture.states_trace import (
+    ROOT,
+    Acknowledged,
+    Names,
+    Old,
+    Sync,
+    SyncFolder,
+    Timed,
+    Trace,
+    Truncate,
+    Write,
+    is_old,
+)
 
 Model = Literal["journalled", "posix"]
 MODELS: tuple[Model, ...] = ("journalled", "posix")
@@ -155,7 +168,7 @@ class Disk:
                 synced[operation.file] = number
             elif isinstance(operation, SyncFolder):
                 synced[operation.folder] = number
-            elif any(touched in synced for touched in _objects(operation)):
+            elif any(touched in synced for touched in _objects(operation)) or (isinstance(operation, Timed) and operation.passed):
                 certain.add(number)
         names = [number for number in range(cut + 1) if isinstance(self.operations[number], Names)]
         if model == "journalled":
@@ -230,11 +243,20 @@ class Disk:
                     if folder == thing:
                         content.pop(name, None) if named is None else content.__setitem__(name, named)
             return content, b""
-        content = content or b""
+        content, ns = content or b"", self.trace.times.get(thing)
         for number in numbers:
             operation: Any = self.operations[number]
+            if isinstance(operation, Timed):
+                ns = operation.ns if is_old(operation.ns) else None
+                continue
+            ns = None
             content = _torn(content, operation, tear[1]) if tear and tear[0] == number else _written(content, operation)
-        return content, blake2b(content, digest_size=12).digest()
+        digest = blake2b(content, digest_size=12).digest()
+        if ns is None:
+            return content, digest
+        old = Old(content)
+        old.ns = ns
+        return old, digest + b"%d" % (ns // 10**9 // 3600)
 
     def _digest(self, choice: frozenset[int], tear: tuple[int, Torn] | None) -> bytes:
         told: list[bytes] = []
@@ -262,7 +284,7 @@ class Disk:
 
 
 def _objects(operation: Any) -> tuple[int, ...]:
-    if isinstance(operation, (Write, Truncate, Sync)):
+    if isinstance(operation, (Write, Truncate, Sync, Timed)):
         return (operation.file,)
     if isinstance(operation, Names):
         return tuple({folder: None for folder, _, _ in operation.entries})

@@ -118,7 +118,7 @@ def _filled_in_place(self: Writer, place, commit):
     return self._settled(place, head, commit.change)
 
 
-def _not_buried(self: Graves, place, birth) -> None:
+def _not_buried(self: Graves, place, birth, *, expired=False) -> None:
     """Nobody writes down that this life ended."""
 
 

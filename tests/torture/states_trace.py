@@ -11,6 +11,7 @@ that lost them makes new ones.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -68,19 +69,35 @@ class Acknowledged:
     number: int
 
 
-Operation = Write | Truncate | Names | Sync | SyncFolder | Acknowledged
+@attrs.frozen
+class Timed:
+    """The time of a file was set. `passed`: nobody did that, time went by; it is true whatever is lost."""
+
+    file: int
+    ns: int
+    passed: bool = False
+
+
+Operation = Write | Truncate | Names | Sync | SyncFolder | Acknowledged | Timed
 Tree = dict[str, "bytes | Tree"]
 ROOT = 0
+
+
+class Old(bytes):
+    """A file's bytes, and that they were written some time ago."""
+
+    ns = 0
 
 
 @attrs.define
 class Trace:
     """`objects`: what was on the disk at the beginning, folders as name -> number; `operations`: what came then;
-    `folders`: the numbers of all folders, of the beginning and later."""
+    `folders`: the numbers of all folders, of the beginning and later; `times`: of files that were old at the beginning."""
 
     objects: dict[int, bytes | dict[str, int]]
     operations: list[Operation] = attrs.field(factory=list)
     folders: set[int] = attrs.field(factory=set)
+    times: dict[int, int] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> Trace:
@@ -93,6 +110,8 @@ class Trace:
         number = next(numbers)
         if not path.is_dir():
             self.objects[number] = path.read_bytes()
+            if is_old(ns := path.stat().st_mtime_ns):
+                self.times[number] = ns
             return number
         self.folders.add(number)
         entries = self.objects[number] = {}
@@ -100,6 +119,11 @@ class Trace:
             if not is_lock(child.name):
                 entries[child.name] = self._take(child, numbers)
         return number
+
+
+def is_old(ns: int) -> bool:
+    """Whether a file's time tells anything: one that was changed in this run is as good as new."""
+    return time.time_ns() - ns > 10**9 * 3600
 
 
 def is_lock(name: str) -> bool:
@@ -185,6 +209,17 @@ def recording(ordinary: type[Files], recorder: Recorder) -> type[Files]:
             recorder.add(Write(recorder.open[fd], end, bytes(data[:done])))
             return done
 
+        def set_mtime(self, path: str, ns: int) -> None:
+            super().set_mtime(path, ns)
+            recorder.add(Timed(recorder.number(path), ns))
+
+        def age(self, path: str | Path, ns: int) -> None:
+            """Where a real disk is cut off as well, it must not lose that time went by."""
+            super().age(path, ns)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            recorder.add(Timed(recorder.number(str(path)), ns, passed=True))
+
         def truncate(self, fd: int, size: int) -> None:
             super().truncate(fd, size)
             recorder.add(Truncate(recorder.open[fd], size))
@@ -230,7 +265,7 @@ def same_bytes(randbytes: Callable[[int], bytes], now: Callable[[], datetime]) -
 
 
 def lay_out(tree: Any, path: str) -> None:
-    """Make a folder that holds this."""
+    """Make a folder that holds this, and is as old."""
     os.mkdir(path)
     for name, found in tree.items():
         below = f"{path}/{name}"
@@ -240,5 +275,7 @@ def lay_out(tree: Any, path: str) -> None:
             fd = os.open(below, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.write(fd, found)
+                if isinstance(found, Old):
+                    os.utime(fd, ns=(found.ns, found.ns))
             finally:
                 os.close(fd)

@@ -17,7 +17,7 @@ from tests.torture.faults import STRIKES
 
 pytestmark = [pytest.mark.usefixtures("damage_on_purpose")]
 POINTS = 310
-"""A scenario; seventeen of them."""
+"""A scenario; eighteen of them."""
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def every(scenario):
 
 
 def judged(store, scenario, done, perhaps=(), **more):
-    return judge(store, scenario.before(), scenario.changes, done, perhaps, options=scenario.options, **more)
+    return judge(store, scenario.before(), scenario.changes, done, perhaps, options=scenario.options, ttl=scenario.ttl, **more)
 
 
 @pytest.mark.parametrize("name", NAMES)

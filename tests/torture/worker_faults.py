@@ -15,6 +15,7 @@ import attrs
 from bamboo_sessions._files import Files
 from bamboo_sessions.storages.json_files import writer as writer_module
 from bamboo_sessions.storages.json_files.graves import Graves
+from bamboo_sessions.storages.json_files.storage import JsonFileStorage
 from bamboo_sessions.storages.json_files.writer import Writer
 
 Acknowledge = Callable[[int], None]
@@ -98,6 +99,15 @@ def _cut_too_far(self: Writer, place, stamp) -> None:
     self._cut(place.journal, stamp.start)
 
 
+def _removed_first(self: JsonFileStorage, place, *, expired) -> bool:
+    """The tombstone comes when the session is gone."""
+    birth = self._birth(place)
+    self._graves.clear_away(place)
+    self._graves.bury(place, birth, expired=expired)
+    self._writer.forget(place.session_id)
+    return True
+
+
 @attrs.frozen
 class Fault:
     """`scenario`: one in which it must be found; `kinds`: as what."""
@@ -122,6 +132,7 @@ FAULTS = {
     "writes_in_place": Fault("fold", ("lost", "broken"), _WritesInPlace),
     "creates_in_place": Fault("create", ("lost", "broken", "ghost"), within=lambda: _patched(Writer, "create", _created_in_place)),
     "deletes_in_place": Fault("delete", ("lost", "broken", "ghost"), within=lambda: _patched(Graves, "clear_away", _cleared_in_place)),
+    "purges_before_it_is_noted": Fault("expire", ("broken",), within=lambda: _patched(JsonFileStorage, "_removed", _removed_first)),
     "cuts_off_too_much": Fault("recover", ("lost",), within=lambda: _patched(Writer, "_quarantine", _cut_too_far)),
 }
 

@@ -1,0 +1,143 @@
+"""Where sessions expire: what may be gone is left in peace, and each planted anomaly is found."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+
+from bamboo_sessions.storages.json_files import activity
+from tests.histories.history import history_of
+from tests.histories.judge import judge
+from tests.histories.test_judge import Log, state
+from tests.histories.test_wrong_repositories import traffic
+from tests.histories.verdict import group
+
+TTL = 100_000_000
+
+
+class Expiring(Log):
+    """Operations in a place where sessions live for 100 ms."""
+
+    def __init__(self):
+        super().__init__()
+        self.records.append({"i": "a.ttl", "k": "ttl", "s": "", "r": "a/0", "t0": 0, "v": TTL})
+
+    def wait(self, ms):
+        self.now += ms * 1_000_000
+
+    def found(self):
+        return set(group(judge(history_of(self.records)).anomalies))
+
+
+def begun(**says):
+    log = Expiring()
+    log.save(None, state(0, "a.1m", **says), state(1, "a.1m", **says))
+    return log, log.op("load_merged", state(1, "a.1m", **says), by="b")
+
+
+def test_what_a_time_to_live_allows_is_left_in_peace():
+    """Touched and there, gone behind its time, a copy refused, a fresh life, a pinned one that stays."""
+    log, copy = begun()
+    log.wait(50)
+    log.op("touch")
+    log.wait(55)
+    log.op("load_merged", state(1, "a.1m"), by="c")
+    log.wait(150)
+    log.op("load_merged", None, by="c")
+    log.save(copy, state(1, "a.1m", "b.2m"), None, outcome="expired", by="b")
+    fresh = log.save(None, state(0, "c.3m", birth="B2"), state(1, "c.3m", birth="B2"), by="c")
+    log.save(fresh, state(1, "c.3m", birth="B2", pinned=True, version=1), state(2, "c.3m", birth="B2", pinned=True, version=1), by="c")
+    log.wait(500)
+    log.op("load_merged", state(2, "c.3m", birth="B2", pinned=True, version=1), by="a")
+    assert log.found() == set()
+
+
+def purged_while_active(log, copy):
+    """A touch was acknowledged, and soon after that the session is gone."""
+    log.wait(90)
+    log.op("touch", by="b")
+    log.wait(40)
+    log.op("load_merged", None, by="c")
+
+
+def refused_while_active(log, copy):
+    log.wait(20)
+    log.save(copy, state(1, "a.1m", "b.2m"), None, outcome="expired", by="b")
+
+
+def shown_for_too_long(log, copy):
+    """Nobody was active, and the session is there still."""
+    log.wait(300)
+    log.op("load_merged", state(1, "a.1m"), by="c")
+
+
+def back_after_a_purge(log, copy):
+    """A copy was refused, and the life that it is of is there again."""
+    log.wait(300)
+    log.save(copy, state(1, "a.1m", "b.2m"), None, outcome="expired", by="b")
+    log.op("load_merged", state(1, "a.1m"), by="c")
+
+
+def replaced_while_active(log, copy):
+    log.wait(20)
+    log.save(None, state(0, "c.3m", birth="B2"), state(1, "c.3m", birth="B2"), by="c")
+
+
+PLANTED = {purged_while_active: "expired before its time", refused_while_active: "refused as expired before its time",
+           shown_for_too_long: "shown long after it had expired", back_after_a_purge: "resurrected after a purge",
+           replaced_while_active: "replaced before its time"}
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_anomaly_is_found(plant):
+    """Each under its name, in a history that had none before."""
+    log, copy = begun()
+    assert log.found() == set()
+    plant(log, copy)
+    assert PLANTED[plant] in log.found()
+
+
+@pytest.mark.parametrize("says", [{"pinned": True}, {"asked": [("T1", "ask-1", "which?")]}], ids=["pinned", "asked"])
+def test_who_is_spared_and_gone_is_found(says):
+    """However long nobody was active: a pinned session, and one with an open question, are not purged."""
+    log, _ = begun(**says)
+    log.wait(500)
+    assert log.found() == set()
+    log.op("load_merged", None, by="c")
+    assert log.found() == {"expired and was pinned or asked"}
+
+
+# -- one thing wrong ---------------------------------------------------------------------------------------------
+
+
+def notes_nothing(patch):
+    """No activity is noted but commits: a touch, or a save of nothing, is acknowledged for nothing."""
+    patch.setattr(activity.Activity, "renew", lambda self, place: None)
+
+
+def forgets_pins(patch):
+    """A pinned session has a time like any other."""
+    patch.setattr(activity, "is_spared", lambda head: False)
+    patch.setattr("bamboo_sessions.storages.expiry.is_spared", lambda head: False)
+
+
+def counts_double(patch):
+    """Twice the time goes by before anything expires."""
+    real = activity.Activity._idle
+    patch.setattr(activity.Activity, "_idle", lambda self, place: real(self, place) / 3)
+
+
+WRONG = {forgets_pins: "expired and was pinned or asked", counts_double: "shown long after it had expired",
+         notes_nothing: "expired before its time"}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_storage_is_found_out(wrong, tmp_path, monkeypatch):
+    """What one line can do wrong shows in a history of some thousand operations."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    wrong(monkeypatch)
+    try:
+        found = (group(traffic(tmp_path / str(seed), "json-expiring", seed=seed, steps=2500).anomalies) for seed in range(6))
+        assert any(WRONG[wrong] in what for what in found)
+    finally:
+        structlog.reset_defaults()
