@@ -6,6 +6,7 @@ once `stop` has returned no pass is running and none will.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from datetime import timedelta
@@ -32,11 +33,14 @@ class Cleaner:
         self._cache, self._seconds, self._clock = weakref.ref(cache), interval.total_seconds(), clock
         self._stopped = threading.Event()
         self._passing = threading.Lock()  # held during a pass, and by whoever ends it all
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="bamboo_sessions cache clean-up", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """No pass begins after this, and one that is under way has ended; harmless when repeated."""
+        if os.getpid() != self._process:
+            return  # the thread is not here, and a pass that was under way holds its lock for ever
         if threading.current_thread() is self._thread:  # from within a pass: a finalizer, or a hook
             self._stopped.set()
             return

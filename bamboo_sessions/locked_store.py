@@ -3,49 +3,34 @@
 The store decides nothing (that is `reconcile`) and stores nothing (that is the storage). What it owns is the order of
 steps. Commit and publish happen under one lock, so two saves can never publish in another order than they committed
 in. The lock is taken per session, in this process first and then across processes; see the page on locks for what each
-of them guards.
+of them guards. Who is told is in `locked_store_publishers`, what the time to live hides and purges in
+`locked_store_expiry`, and why a session is not there in `locked_store_absence`.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
-from weakref import ref
 
 import structlog
 
-from bamboo_sessions._holds import Hold, Holds
-from bamboo_sessions._lifetimes import lifetimes_of
+from bamboo_sessions._holds import Hold
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
-from bamboo_sessions.errors import (
-    LockTimeout,
-    RevisionConflict,
-    SessionDeleted,
-    SessionError,
-    SessionExists,
-    SessionExpired,
-    SessionNotFound,
-    StorageError,
-    StorageUnavailable,
-)
+from bamboo_sessions.errors import RevisionConflict, SessionDeleted, SessionExists, SessionExpired, StorageUnavailable
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
+from bamboo_sessions.locked_store_expiry import Expiring
 from bamboo_sessions.merge import merge
 from bamboo_sessions.models import Attempt, Base, Origin, SaveResult, Session, State
-from bamboo_sessions.models.state import Head, changed
-from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_next, plan_save, settled, was_applied, was_committed
-from bamboo_sessions.storages.adapted import as_records
+from bamboo_sessions.models.state import Head
+from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_next, plan_save, settled, was_applied
 from bamboo_sessions.storages.protocol import (
     RecordStorage,
     Storage,
     has_current_stamps,
-    has_expiry,
     has_held_reads,
-    has_late_expiry,
-    has_locks,
     has_plain_reads,
     has_usage_log,
 )
@@ -58,24 +43,7 @@ _TRIES: Final = 20
 _STAND_BACK: Final = 0.25
 """Seconds that it waits before that, at most."""
 
-
 Read = Callable[[str, object], Answer]
-
-
-class Publisher(Protocol):
-    """Who wants to know what was committed. Called under the session's lock: no I/O, no second session."""
-
-    def committed(self, base: Base, saver: str | None) -> None:
-        """`base` is durable; `saver` is the unsaved mark of the copy that was saved."""
-
-    def deleted(self, session_id: str) -> None:
-        """The session is gone."""
-
-    def purged(self, session_id: str) -> None:
-        """The session is gone because its time had run out; nobody wanted to be rid of work that was not saved."""
-
-    def known(self, session_id: str) -> Base | None:
-        """A committed state that is at hand, so that a read needs to bring only what came after it."""
 
 
 @runtime_checkable
@@ -89,7 +57,7 @@ class RuntimeSessionPersistence(Protocol):
         """Append one line of JSON to the session's usage log."""
 
 
-class LockedSessionStore:
+class LockedSessionStore(Expiring):
     """Merge-on-write over a storage.
 
     `lock_timeout` is how many seconds a save waits for another writer of the same session before `LockTimeout`.
@@ -97,31 +65,13 @@ class LockedSessionStore:
 
     def __init__(self, storage: Storage | RecordStorage, *, clock: Clock = SYSTEM_CLOCK,
                  lock_timeout: float = 30.0) -> None:
-        self.storage = storage
-        self.records = as_records(storage)
-        self._clock = clock
+        super().__init__(storage, clock, lock_timeout)
         self.is_current: Callable[[object], bool] = (
             self.records.is_current if has_current_stamps(self.records) else _never_known)
         """Whether a stamp is still its session's, at a glance; False: it takes a `look`."""
         self._read_held = self.records.read_held if has_held_reads(self.records) else self.records.read
-        self.lifetimes = lifetimes_of(self.records, clock)
-        self._evicts = bool(getattr(self.records, "evicts", False))  # then what is not there need not have been deleted
         self._read_plain: Callable[[str], Answer] = (
             self.records.read_plain if has_plain_reads(self.records) else self.records.read)
-        across = self.records.lock if has_locks(self.records) else None
-        self._holds = Holds(across, lock_timeout)
-        self._excludes = across is not None  # else somebody may commit between an edit's first and last step
-        self._publishers: tuple[ref[Publisher], ...] = ()  # replaced as a whole: a save may be walking through it
-        self._registering = threading.Lock()  # guards the replacing
-
-    def register(self, publisher: Publisher) -> None:
-        """Tell `publisher` of every commit made through this store. It is held weakly."""
-        with self._registering:
-            alive = (known for known in self._publishers if known() is not None)
-            self._publishers = (*alive, ref(publisher))
-
-    def _listeners(self) -> list[Publisher]:
-        return [publisher for known in self._publishers if (publisher := known()) is not None]
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -141,34 +91,9 @@ class LockedSessionStore:
 
     def load(self, session_id: str) -> Session | None:
         """The newest committed state as the caller's own copy, or None; always from the storage."""
-        stored = self.look(check_session_id(session_id), self._known(session_id))
-        return None if stored is None or self.is_hidden(session_id) else self._copy(stored.base)
-
-    def is_hidden(self, session_id: str) -> bool:
-        """Whether the session is there and is not shown: its time has run out, and it was not purged yet."""
-        return self.lifetimes is not None and self.lifetimes.is_over(session_id)
-
-    def has_expired(self, session_id: str, origin: Origin | None = None) -> bool:
-        """Whether the session that such a copy descends from expired and was purged; no copy: the last one of this id."""
-        store, records = self.records.store_id, self.records
-        if not has_expiry(records):
-            return False
-        if origin is None:
-            return records.was_expired(session_id)
-        last = origin.base if was_committed(origin, store) else origin.attempt
-        return last is not None and records.was_expired(session_id, last.state.head.birth)
-
-    def was_let_go(self, session_id: str, origin: Origin) -> bool:
-        """Whether the session that such a copy descends from, and that is not there, went without anybody deleting it."""
-        return self.has_expired(session_id, origin) or self._was_evicted(session_id, origin)
-
-    def absence(self, session_id: str) -> SessionError:
-        """Why nothing is shown under this id."""
-        expired = self.is_hidden(session_id) or self.has_expired(session_id)
-        return SessionExpired(session_id) if expired else SessionNotFound(session_id)
-
-    def _known(self, session_id: str) -> Base | None:
-        return next((base for p in self._listeners() if (base := p.known(session_id)) is not None), None)
+        hidden = self.is_hidden(check_session_id(session_id))  # first: what is purged after the look does not look hidden
+        stored = None if hidden else self.look(session_id, self._known(session_id))
+        return None if stored is None else self._copy(stored.base)
 
     def _copy(self, base: Base) -> Session:
         return Session._of(base.state, Origin(base), self._clock)
@@ -197,6 +122,38 @@ class LockedSessionStore:
 
     save_runtime_session = save
 
+    def create(self, session: Session) -> SaveResult:
+        """Save a new session under an id that nobody has; raises `SessionExists` where somebody does, and what `save` raises."""
+        entry = session.snapshot()
+        with self._holds.hold(entry._head.id) as hold:
+            for tries in range(_TRIES - 1):
+                try:
+                    return self._create_held(session, entry, hold)
+                except RevisionConflict:
+                    self._stand_back(tries)  # somebody was there, and may be gone again
+            return self._create_held(session, entry, hold)
+
+    def _create_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
+        session_id, origin = entry._head.id, entry._origin
+        stored = self._look(self._read_held, session_id, None)
+        mine = origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base)
+        if stored is not None and not mine and not self.is_hidden(session_id):
+            raise SessionExists(session_id)
+        return self._save_onto(stored, session, entry, hold)  # this very look: another one could find somebody to merge with
+
+    def delete(self, session_id: str) -> bool:
+        """Remove the session for good; True where there was one to be seen. Saves of older copies raise `SessionDeleted`."""
+        with self._holds.hold(check_session_id(session_id)):
+            shown = not self.is_hidden(session_id)
+            was_there = self.records.delete_record(session_id)
+            if self.lifetimes is not None:
+                self.lifetimes.forget(session_id)
+            for publisher in self._listeners():
+                publisher.deleted(session_id)
+            return was_there and shown
+
+    # -- the order of a save -----------------------------------------------------------------------------------------
+
     def _stand_back(self, tries: int) -> None:
         """A moment before trying again; jittered, or two that met once would go on meeting, and longer each time: many
         writers of one session need more room than few."""
@@ -219,27 +176,14 @@ class LockedSessionStore:
             plan = self._plan(state, origin, stored, now)
         _warn_of_future(state.head, now)
         base = self._commit(session, state, origin, stored, plan)
-        if self.lifetimes is not None:
-            self.lifetimes.renewed(state.head.id, now.timestamp())
         if hold.at is not None:
             hold.at = base
         for publisher in self._listeners():
             publisher.committed(base, origin.unsaved)
+        if self.lifetimes is not None:  # last: it speaks of what was published, and not of the copies before
+            self.lifetimes.renewed(state.head.id, now.timestamp())
         _rebase(session, state, base)
         return SaveResult(base.state.head.revision, plan.state is not None, plan.adopted, plan.conflicts)
-
-    def _unless_over(self, birth: str, origin: Origin, stored: Stored) -> Stored | None:
-        """What nobody is shown is as good as gone for a session that has nothing to do with it; a copy of it renews it."""
-        base, head = origin.base, stored.base.state.head
-        mine = {birth, base.state.head.birth if base is not None else birth,
-                origin.attempt.state.head.birth if origin.attempt is not None else birth}
-        if not head.birth or head.birth in mine or was_committed(origin, self.records.store_id):
-            return stored
-        if not self.is_hidden(head.id):
-            return stored
-        if not self._purge_held(head.id):  # somebody was active in it since that look
-            raise RevisionConflict(head.id, None, (head.birth, head.revision))
-        return None
 
     def _plan(self, state: State, origin: Origin, stored: Stored | None, now: datetime) -> Plan:
         if stored is None and self._was_evicted(state.head.id, origin):
@@ -252,27 +196,6 @@ class LockedSessionStore:
             if self.has_expired(state.head.id, origin):
                 raise SessionExpired(state.head.id) from error
             raise
-
-    def _was_evicted(self, session_id: str, origin: Origin) -> bool:
-        """A storage that evicts makes room, and has no opinion on whether the session should live."""
-        return (self._evicts and was_committed(origin, self.records.store_id) and origin.base is not None
-                and not self.records.was_deleted(session_id, origin.base.state.head.birth))
-
-    def _with_a_life_of_its_own(self, state: State, origin: Origin, stored: Stored | None) -> State:
-        """A copy that was never saved is kept, but not under a birth that ended: its sibling (a copy of the same new
-        session) was saved and deleted, and copies of that one must go on being refused."""
-        if stored is not None or was_committed(origin, self.records.store_id):
-            return state
-        if not self.records.was_deleted(state.head.id, state.head.birth):
-            return state
-        return State(changed(state.head, birth=""), state.messages)
-
-    def is_buried(self, session_id: str, origin: Origin) -> bool:
-        """Whether a first save of unknown outcome was applied after all, and deleted since."""
-        attempt, store = origin.attempt, self.records.store_id
-        if attempt is None or attempt.store != store or was_committed(origin, store):
-            return False
-        return self.records.was_deleted(session_id, attempt.state.head.birth)
 
     def _commit(self, session: Session, mine: State, origin: Origin, stored: Stored | None, plan: Plan) -> Base:
         if plan.state is None:
@@ -292,108 +215,6 @@ class LockedSessionStore:
                 session._origin = Origin(base, None, origin.unsaved)
             raise
         return as_committed(before, plan.state, op, self.records.store_id, stamp, keep, added)
-
-    def _renew(self, head: Head) -> None:
-        """A save that has nothing to write is activity all the same."""
-        if self.lifetimes is not None:
-            try:
-                self.lifetimes.expiry.touch(head.id)
-            except SessionNotFound:  # over a storage without a lock: gone since the look
-                raise RevisionConflict(head.id, (head.birth, head.revision), None) from None
-
-    def delete(self, session_id: str) -> bool:
-        """Remove the session for good; True where there was one to be seen. Saves of older copies raise `SessionDeleted`."""
-        with self._holds.hold(check_session_id(session_id)):
-            shown = not self.is_hidden(session_id)
-            was_there = self.records.delete_record(session_id)
-            if self.lifetimes is not None:
-                self.lifetimes.forget(session_id)
-            for publisher in self._listeners():
-                publisher.deleted(session_id)
-            return was_there and shown
-
-    # -- time to live --------------------------------------------------------------------------------------------
-
-    @property
-    def ttl(self) -> timedelta | None:
-        """How long a session is kept after its last activity; None: for ever."""
-        return None if self.lifetimes is None else self.lifetimes.expiry.ttl
-
-    def expire_after(self, ttl: timedelta) -> None:
-        """Let sessions expire after that long without activity: before anybody loads or saves through this object.
-
-        Raises `InvalidValue` where they have another time to live already, `StorageUnavailable` where the storage has none.
-        """
-        records = self.records
-        if not has_late_expiry(records):
-            raise StorageUnavailable("expire sessions", reason=f"{records.name} does not know how")
-        records.expire_after(ttl)
-        self.lifetimes = lifetimes_of(self.records, self._clock)
-
-    def create(self, session: Session) -> SaveResult:
-        """Save a new session under an id that nobody has; raises `SessionExists` where somebody does, and what `save` raises."""
-        entry = session.snapshot()
-        with self._holds.hold(entry._head.id) as hold:
-            for tries in range(_TRIES - 1):
-                try:
-                    return self._create_held(session, entry, hold)
-                except RevisionConflict:
-                    self._stand_back(tries)  # somebody was there, and may be gone again
-            return self._create_held(session, entry, hold)
-
-    def _create_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
-        session_id, origin = entry._head.id, entry._origin
-        stored = self._look(self._read_held, session_id, None)
-        mine = origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base)
-        if stored is not None and not mine and not self.is_hidden(session_id):
-            raise SessionExists(session_id)
-        return self._save_onto(stored, session, entry, hold)  # this very look: another one could find somebody to merge with
-
-    def touch(self, session_id: str) -> None:
-        """Start the session's activity anew, without a revision. Raises `SessionNotFound`, `SessionExpired`.
-
-        Waits for writers of the session: no purge that looked before a touch that returned can remove it after that.
-        """
-        with self._holds.hold(check_session_id(session_id)):
-            if self.lifetimes is None:
-                if not self.records.exists(session_id):
-                    raise SessionNotFound(session_id)
-                return
-            began = self.lifetimes.now()
-            if self.is_hidden(session_id):
-                raise SessionExpired(session_id)
-            try:
-                self.lifetimes.expiry.touch(session_id)
-            except SessionNotFound as error:
-                raise self.absence(session_id) from error
-            self.lifetimes.renewed(session_id, began)
-
-    def purge_expired(self) -> int:
-        """Remove the sessions whose time has run out, for good; how many. 0 over a storage where nothing expires.
-
-        One that somebody is at work on is left alone; one that cannot be removed is logged, and left to the next time. Raises
-        `StorageUnavailable` where the storage cannot tell which they are.
-        """
-        return 0 if self.lifetimes is None else sum(map(self._try_purge, self.lifetimes.expiry.expired()))
-
-    def _try_purge(self, session_id: str) -> bool:
-        try:
-            with self._holds.hold(session_id, 0):
-                return self._purge_held(session_id)
-        except LockTimeout:
-            return False
-        except StorageError as error:
-            _log.warning("expired session not purged", session_id=session_id, error=str(error))
-            return False
-
-    def _purge_held(self, session_id: str) -> bool:
-        """The storage looks again itself: over one without a lock, others may be active here at any moment."""
-        if self.lifetimes is None or not self.lifetimes.expiry.purge_record(session_id):
-            return False
-        self.lifetimes.forget(session_id)
-        for publisher in self._listeners():
-            publisher.purged(session_id)
-        return True
 
     # -- editing -------------------------------------------------------------------------------------------------
 
@@ -435,8 +256,9 @@ class LockedSessionStore:
         return self._save_held(session, session.snapshot(), hold)
 
     def _newest(self, session_id: str, hold: Hold) -> Session:
-        stored = self._look(self._read_held, session_id, self._known(session_id))
-        if stored is None or self.is_hidden(session_id):
+        hidden = self.is_hidden(session_id)
+        stored = None if hidden else self._look(self._read_held, session_id, self._known(session_id))
+        if stored is None:
             raise self.absence(session_id)
         _refuse_moved(hold, stored)
         if not self._excludes:

@@ -28,6 +28,7 @@ from bamboo_sessions.storages.protocol import (
     RecordStorage,
     Storage,
     has_checks,
+    has_expiry,
     has_locks,
 )
 
@@ -75,8 +76,9 @@ def copy_sessions(source: Place, target: Place, *, progress: Progress | None = N
     new, `passes` at most. Each session is read back and compared. `progress` is called with (sessions looked at, sessions in
     all) of each pass. What cannot be copied is in the report's `problems`; a store that fails as a whole raises `StorageError`.
 
-    Not copied: expired sessions, which are gone for everybody; the memory of what was deleted. A session that was copied and
-    is deleted at the source afterwards stays in the target.
+    Not copied: expired sessions, which are gone for everybody; what was deleted from the target since it was copied there,
+    which is a problem of the report; the memory of what was deleted. A session that was copied and is deleted at the source
+    afterwards stays in the target.
     """
     with _opened(source, clock) as a, _opened(target, clock) as b:
         return _Copying(a, b, progress or _untold).run(passes)
@@ -106,6 +108,7 @@ class _Copying:
         self._copied = self._updated = 0
         self._same: set[str] = set()
         self._written: set[str] = set()
+        self._brought: dict[str, tuple[int, str]] = {}  # the (revision, commit) that this run saw or made in both
         self._problems: dict[str, str] = {}
 
     def run(self, passes: int) -> CopyReport:
@@ -149,17 +152,29 @@ class _Copying:
             return False
 
     def _bring(self, session_id: str) -> bool:
-        record = self._source.read(session_id)
-        if not isinstance(record, Record):
-            return False  # deleted meanwhile
         with self._held(session_id):
             there = self._target.read(session_id)
             before = there if isinstance(there, Record) else None
-            why = None if before is None else _apart(before, record)
+            record = self._source.read(session_id)  # last: what another run brought meanwhile is no newer than this
+            if not isinstance(record, Record):
+                return False  # deleted meanwhile
+            why = self._gone(session_id, record) if before is None else self._apart(session_id, before, record)
             if why is not None:
                 self._problems[session_id] = why
                 return False
             return self._write(session_id, record, before)
+
+    def _gone(self, session_id: str, record: Record) -> str | None:
+        """Why what is not in the target is not put there."""
+        birth, _ = _state_of(record.head)
+        gone = bool(birth) and self._target.was_deleted(session_id, birth)
+        return "it was deleted from the target, or expired there, and stays gone" if gone else None
+
+    def _apart(self, session_id: str, there: Record, record: Record) -> str | None:
+        """Not, where it is what this run left there: however many commits the source is ahead by now."""
+        (_, revision), (_, newest) = _state_of(there.head), _state_of(record.head)
+        left_there = there.ops and self._brought.get(session_id) == (revision, there.ops[-1]) and revision <= newest
+        return None if left_there else _apart(there, record)
 
     @contextmanager
     def _held(self, session_id: str) -> Iterator[None]:
@@ -167,8 +182,10 @@ class _Copying:
             yield
 
     def _write(self, session_id: str, record: Record, before: Record | None) -> bool:
+        self._brought[session_id] = _state_of(record.head)[1], record.ops[-1] if record.ops else ""
         if before is not None and _is_same(before, record):
             self._same.add(session_id)
+            self._show(session_id)
             return False
         self._target.commit(_commit(session_id, record, before))
         self._written.add(session_id)
@@ -177,6 +194,11 @@ class _Copying:
         self._copied += before is None
         self._updated += before is not None
         return True
+
+    def _show(self, session_id: str) -> None:
+        """A copy whose time ran out in the target is renewed, as by any writer: else it were there and nobody saw it."""
+        if not self._target.exists(session_id) and has_expiry(self._target):
+            self._target.touch(session_id)
 
 
 def _state_of(head: Head) -> tuple[str, int]:

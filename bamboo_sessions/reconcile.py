@@ -214,8 +214,15 @@ def _at_least(cached: Copy, committed: Base) -> bool:
         if not same_birth(base, committed):
             return False
         if cached.state is base.state:
-            return base.state.head.revision > committed.state.head.revision
+            return base.state.head.revision > committed.state.head.revision and not _apart(base, committed)
     return cached.state.head.updated_at > committed.state.head.updated_at
+
+
+def _apart(base: Base, committed: Base) -> bool:
+    """Whether a commit of a lower revision is none of those that led to `base`: storage lost its state since (it made room,
+    or came back from a backup) and counts anew."""
+    ago = base.state.head.revision - committed.state.head.revision
+    return ago < len(base.ops) and bool(committed.op) and committed.op not in base.ops
 
 
 def carried_over(cached: Copy, onto: Base) -> Copy:

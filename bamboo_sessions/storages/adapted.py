@@ -158,11 +158,13 @@ class _Pasts:
 
 
 class _Touches:
-    """When sessions were active here. Bounded: one that is forgotten is as old as its `updated_at` says."""
+    """When sessions were active here. Bounded: one that is forgotten may have been active as late as the last one that is.
+    So none is taken for older than it is, and some that nobody touched are kept for longer."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._at: OrderedDict[str, datetime] = OrderedDict()
+        self._forgotten: datetime | None = None
         self._lock = threading.Lock()  # guards the table
 
     def renew(self, session_id: str) -> None:
@@ -170,11 +172,15 @@ class _Touches:
             now = self._clock.now()
             self._at[session_id] = max(now, self._at.pop(session_id, now))  # clocks jump back, activity does not
             if len(self._at) > _PASTS_KEPT:
-                self._at.popitem(last=False)
+                _, at = self._at.popitem(last=False)
+                self._forgotten = at if self._forgotten is None else max(at, self._forgotten)
 
     def idle(self, session_id: str, updated_at: datetime | None = None) -> timedelta | None:
         """Since when nothing happened; None where only the session itself could tell."""
-        known = [at for at in (self._at.get(session_id), updated_at) if at is not None]
+        at = self._at.get(session_id)
+        if at is None and updated_at is not None:
+            at = self._forgotten
+        known = [when for when in (at, updated_at) if when is not None]
         return self._clock.now() - max(known) if known else None
 
     def ids(self) -> list[str]:

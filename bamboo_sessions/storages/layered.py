@@ -20,11 +20,13 @@ from typing import Any, Final, TypeVar
 import attrs
 import structlog
 
+from bamboo_sessions._lifetimes import Lifetimes, lifetimes_of
+from bamboo_sessions._locks import _after_fork
 from bamboo_sessions.cache import Ticket
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.errors import StorageUnavailable
 from bamboo_sessions.ids import check_session_id
-from bamboo_sessions.models import Session
+from bamboo_sessions.models import Session, SessionPage
 from bamboo_sessions.models.findings import Finding, Repair
 from bamboo_sessions.storages.adapted import as_records
 from bamboo_sessions.storages.layers_above import LayerAbove, LayerStats
@@ -43,6 +45,7 @@ from bamboo_sessions.storages.protocol import (
     has_held_reads,
     has_late_expiry,
     has_locks,
+    has_queries,
     has_usage_log,
     keeps_records,
 )
@@ -93,14 +96,19 @@ class LayeredStorage(RecordBacked):
         *above, last = layers
         self.clock = clock
         self._last = as_records(last)
+        self._times_of_last: Clock = getattr(self._last, "clock", clock)  # its sessions expire by that one
         self._above = tuple(LayerAbove(as_records(layer), number, clock) for number, layer in enumerate(above))
         self._known = Knowledge(remembered, clock)
         self._keeps_stamps = keeps_records(last)  # an adapter's stamp holds all messages: too much to remember
         self._keeps_births = keeps_records(last)  # of three methods, only what they give back can tell
-        self._expires = False
+        self._lifetimes: Lifetimes | None = None
         self._degraded = False
-        self._turning = threading.Lock()  # guards the flag above: each turn of it is logged once
         self._take_powers()
+        self._forked()
+        _after_fork(self)
+
+    def _forked(self) -> None:
+        self._turning = threading.Lock()  # guards `_degraded`: each turn of it is logged once
 
     def _take_powers(self) -> None:
         """What the last layer can do beside the contract, this can; what it cannot, there is no method for here."""
@@ -115,13 +123,15 @@ class LayeredStorage(RecordBacked):
             self.is_current: Callable[[Stamp], bool] = self._is_current
         if has_usage_log(last):
             self.append_usage: Callable[[str, bytes], None] = last.append_usage
+        if has_queries(last):
+            self.page: Callable[..., SessionPage] = last.page
         if has_checks(last):
             self._repair_of_last = last.repair
             self.check: Callable[..., Iterator[Finding]] = last.check
             self.repair: Callable[[str], Repair] = self._repair
         if has_expiry(last):
             self.ttl: timedelta | None = last.ttl
-            self._expires = last.ttl is not None
+            self._lifetimes = lifetimes_of(self._last, self._times_of_last)
             self.time_left: Callable[[str], timedelta | None] = last.time_left
             self.touch: Callable[[str], None] = last.touch
             self.expired: Callable[[], Iterator[str]] = last.expired
@@ -134,7 +144,7 @@ class LayeredStorage(RecordBacked):
 
     def _expire_after(self, ttl: timedelta) -> None:
         self._expire_last_after(ttl)
-        self.ttl, self._expires = ttl, True
+        self.ttl, self._lifetimes = ttl, lifetimes_of(self._last, self._times_of_last)
 
     @property
     def name(self) -> str:
@@ -165,7 +175,7 @@ class LayeredStorage(RecordBacked):
     def read_plain(self, session_id: str) -> Record | None:
         """See `PlainReads`."""
         known = self._known.get(session_id)
-        if known is not None and not (self._expires and self._is_purged(session_id)):
+        if known is not None and (self._lifetimes is None or self._lifetimes.is_shown(session_id)):
             for layer in self._above:
                 if layer.number in known.holders:
                     record = layer.copy_of(session_id, known)
@@ -177,21 +187,10 @@ class LayeredStorage(RecordBacked):
 
     def _shown(self, session_id: str) -> Record | None:
         """The three plain methods load plainly."""
-        record = self.read_plain(check_session_id(session_id))
-        return record if record is not None and not self._is_over(session_id) else None
+        return None if self._is_over(check_session_id(session_id)) else self.read_plain(session_id)
 
     def _is_over(self, session_id: str) -> bool:
-        try:
-            return super()._is_over(session_id)
-        except StorageUnavailable:
-            return False
-
-    def _is_purged(self, session_id: str) -> bool:
-        """Whether nobody has the session any more because its time ran out: that is invisible at once, copies included."""
-        try:
-            return self.time_left(session_id) is None
-        except StorageUnavailable:
-            return False
+        return self._lifetimes is not None and self._lifetimes.is_over(session_id)
 
     def _fill_above(self, number: int, known: Known, record: Record) -> None:
         """Copies for the layers above the one that answered. What is known is the ticket: whoever learns more replaces it."""
@@ -204,9 +203,12 @@ class LayeredStorage(RecordBacked):
     def _from_the_last(self, session_id: str, known: Known | None) -> Record | None:
         """Its whole record, copied upwards; where it does not answer, a copy that contradicts nothing that is known."""
         ticket = self._known.ticket(session_id)
+        until = None if self._lifetimes is None else self._lifetimes.until(session_id)
         try:
             answer = self._asked(lambda: self._last.read(session_id))
             self._learn(ticket, None, answer)
+            if self._lifetimes is not None and until is not None and answer is not None:
+                self._lifetimes.note(session_id, until)  # as long, copies of this state need no word of the last layer
         except StorageUnavailable:
             copy = self._best_copy(session_id, known)
             if copy is None:
@@ -255,13 +257,15 @@ class LayeredStorage(RecordBacked):
 
     def commit(self, commit: Commit) -> Stamp:
         """See `RecordStorage`: by the last layer, then by those above that hold the state before."""
-        ticket = self._known.ticket(commit.session_id)
+        ticket, began = self._known.ticket(commit.session_id), self._times_of_last.now().timestamp()
         try:
             before = self._known.held(commit.session_id)
             # An error, of whatever outcome, leaves what is known as it is: that was committed, and nobody was told of more.
             stamp = self._asked(lambda: self._last.commit(commit))
             made = self._followed(commit, before, stamp, lambda: not ticket.void)
             self._known.settle(ticket, made)
+            if self._lifetimes is not None:
+                self._lifetimes.renewed(commit.session_id, began)
         finally:
             self._known.release(ticket)
         return stamp
@@ -291,6 +295,8 @@ class LayeredStorage(RecordBacked):
     def _removed(self, remove: Callable[[str], bool], session_id: str) -> bool:
         removed = self._asked(lambda: remove(session_id))
         self._known.forget(session_id)
+        if self._lifetimes is not None:
+            self._lifetimes.forget(session_id)
         for layer in self._above:
             layer.drop(session_id)
         return removed

@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 import attrs
 import structlog
 
+from bamboo_sessions._locks import _after_fork
 from bamboo_sessions.clock import Clock
-from bamboo_sessions.errors import CapacityExceeded, LockTimeout, RevisionConflict
+from bamboo_sessions.errors import CapacityExceeded, CorruptSession, LockTimeout, RevisionConflict
 from bamboo_sessions.ids import new_token
 from bamboo_sessions.storages.layers_known import Known
 from bamboo_sessions.storages.protocol import Change, Commit, Record, RecordStorage, has_locks
@@ -53,10 +54,14 @@ class LayerAbove:
     def __init__(self, storage: RecordStorage, number: int, clock: Clock) -> None:
         self.storage, self.number = storage, number
         self._clock = clock
-        self._lock = threading.Lock()  # guards the four below, not the storage
+        self._forked()
+        _after_fork(self)
         self._failures, self._in_a_row, self._last_error = 0, 0, ""
         self._rests_until = 0.0
         self._read = storage.read
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()  # guards how it fails and rests, not the storage
 
     def stats(self) -> LayerStats:
         with self._lock:
@@ -93,8 +98,7 @@ class LayerAbove:
 
     def _take(self, session_id: str, record: Record, known: Known, is_fresh: Callable[[], bool], patience: float) -> bool:
         with self._alone(session_id, patience):
-            there = self.storage.read(session_id)
-            held = there.head if isinstance(there, Record) else None
+            held = self._held(session_id)
             if held is not None and known.is_it(held):
                 return True
             if held is not None and not (held.get("birth") and held.get("revision")):
@@ -106,6 +110,16 @@ class LayerAbove:
                 held = None
             self.storage.commit(_whole(session_id, held, record, known))
             return True
+
+    def _held(self, session_id: str) -> dict[str, Any] | None:
+        """The head of its copy. A damaged one is cleared away: it is a copy, and kept the others from being served."""
+        try:
+            there = self.storage.read(session_id)
+        except CorruptSession as error:
+            _log.warning("a damaged copy is removed from a layer", layer=self.storage.name, session_id=session_id, error=str(error))
+            self.storage.delete_record(session_id)
+            return None
+        return there.head if isinstance(there, Record) else None
 
     def follow(self, session_id: str, before: Known, changes: Sequence[Change]) -> bool:
         """Do what the last layer did, on a copy of the state before; whether it was done. The storage compares itself."""
@@ -124,7 +138,7 @@ class LayerAbove:
         return bool(self._tried("delete", session_id, lambda: self._drop(session_id)))
 
     def _drop(self, session_id: str) -> bool:
-        if self.storage.read(session_id) is not None:
+        if self._held(session_id) is not None:
             with self._alone(session_id, _PATIENCE):
                 self.storage.delete_record(session_id)
         return True

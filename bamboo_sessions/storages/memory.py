@@ -11,10 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
+from bamboo_sessions._locks import _after_fork
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import check_usage, patch_json
 from bamboo_sessions.errors import CapacityExceeded, RevisionConflict, SessionNotFound
@@ -24,6 +25,8 @@ from bamboo_sessions.storages.protocol import OPS_KEPT, UNCHANGED, Change, Commi
 from bamboo_sessions.storages.records import RecordBacked
 
 _BURIED_KEPT: Final = 10_000
+_Key = TypeVar("_Key")
+_Fact = TypeVar("_Fact")
 
 
 @attrs.frozen(slots=True)
@@ -69,7 +72,13 @@ class MemoryStorage(RecordBacked):
         """By use where it evicts, the longest unused first."""
         self._buried: OrderedDict[tuple[str, str], bool] = OrderedDict()
         """(id, birth): whether it had expired; the last one to go comes last."""
-        self._lock = threading.Lock()  # guards both: a commit compares and replaces in one step
+        self._evicted: OrderedDict[str, str] = OrderedDict()
+        """Births of those that made room, by id: who deletes one of them means its copies as well."""
+        self._forked()
+        _after_fork(self)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()  # guards all three: a commit compares and replaces in one step
 
     @property
     def store_id(self) -> str:
@@ -130,23 +139,24 @@ class MemoryStorage(RecordBacked):
         for gone in [name for name, kept in self._kept.items() if self._has_expired(kept)]:
             self._bury(gone, expired=True)
         while self.evicts and len(self._kept) >= self.capacity:
-            self._kept.popitem(last=False)
+            name, kept = self._kept.popitem(last=False)
+            _noted(self._evicted, name, kept.stamp.birth)
         if len(self._kept) >= self.capacity:
             raise CapacityExceeded(session_id, self.capacity)
 
     def delete_record(self, session_id: str) -> bool:
         """See `RecordStorage`."""
         with self._lock:
+            evicted = self._evicted.pop(session_id, None)
+            if evicted is not None:
+                _noted(self._buried, (session_id, evicted), False)
             return self._bury(session_id, expired=False)
 
     def _bury(self, session_id: str, *, expired: bool) -> bool:
         kept = self._kept.pop(session_id, None)
         if kept is None:
             return False
-        self._buried.pop((session_id, kept.stamp.birth), None)
-        self._buried[session_id, kept.stamp.birth] = expired
-        if len(self._buried) > _BURIED_KEPT:
-            self._buried.popitem(last=False)
+        _noted(self._buried, (session_id, kept.stamp.birth), expired)
         return True
 
     def exists(self, session_id: str) -> bool:
@@ -225,6 +235,14 @@ class MemoryStorage(RecordBacked):
             if birth is not None:
                 return self._buried.get((session_id, birth), False)
             return next((expired for (name, _), expired in reversed(self._buried.items()) if name == session_id), False)
+
+
+def _noted(table: OrderedDict[_Key, _Fact], key: _Key, fact: _Fact) -> None:
+    """As the newest entry of a table that is bounded."""
+    table.pop(key, None)
+    table[key] = fact
+    if len(table) > _BURIED_KEPT:
+        table.popitem(last=False)
 
 
 def _own(change: Change) -> Change:

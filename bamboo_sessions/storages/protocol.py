@@ -17,7 +17,8 @@ from datetime import timedelta
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 from bamboo_sessions._frozen import frozen
-from bamboo_sessions.models import Session
+from bamboo_sessions.filters import Filter
+from bamboo_sessions.models import Session, SessionPage
 from bamboo_sessions.models.findings import Finding, Repair
 
 OPS_KEPT: Final = 64
@@ -283,6 +284,15 @@ class UsageLog(Protocol):
 
 
 @runtime_checkable
+class Queries(Protocol):
+    """Optional power: a page of a list without a look at every head."""
+
+    def page(self, wanted: Filter, limit: int, cursor: str | None = None) -> SessionPage:
+        """What `listing.page` gives over `heads`: the same sessions in the same order, in pages that stay right while others
+        write. `Place.read` understands a cursor, `cut` makes the page, and `wanted.takes` decides."""
+
+
+@runtime_checkable
 class Checks(Protocol):
     """Optional power: looking whether everything on disk is as it should be, and mending what is not."""
 
@@ -350,6 +360,11 @@ def has_late_expiry(storage: object) -> TypeGuard[LateExpiry]:
 def has_usage_log(storage: object) -> TypeGuard[UsageLog]:
     """Whether it keeps token usage."""
     return _has(storage, "append_usage")
+
+
+def has_queries(storage: object) -> TypeGuard[Queries]:
+    """Whether it finds the sessions of a list itself."""
+    return _has(storage, "page")
 
 
 def has_checks(storage: object) -> TypeGuard[Checks]:

@@ -14,8 +14,9 @@ import structlog
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import decode_state, diff_head, patch_state, split_messages
 from bamboo_sessions.errors import CorruptSession, SessionError, SessionExpired, SessionNotFound
+from bamboo_sessions.filters import Filter
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
-from bamboo_sessions.listing import Filter, page, summary_of
+from bamboo_sessions.listing import page, summary_of
 from bamboo_sessions.models import Base, Origin, Session, SessionPage, SessionSummary, State
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
@@ -29,10 +30,12 @@ from bamboo_sessions.storages.protocol import (
     Delta,
     Head,
     Record,
+    RecordStorage,
     Stamp,
     Storage,
     Unchanged,
     has_expiry,
+    has_queries,
 )
 
 Answer = Record | Delta | Unchanged | None
@@ -143,7 +146,7 @@ class RecordBacked(Storage):
 
     def list_sessions(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
         """At most `limit` summaries, newest first; see `SessionRepository.list`, which can also choose among them."""
-        return page(self.heads(), limit, cursor, Filter(), _leave_out)
+        return listed(self, Filter(), limit, cursor)
 
     def clear(self) -> int:
         """Delete every session, as `delete_session` does; how many there were to be seen.
@@ -157,9 +160,10 @@ class RecordBacked(Storage):
         return count
 
     def _shown(self, session_id: str) -> Record | None:
-        """The record, unless its session is one that nobody sees any more."""
-        answer = self.read(check_session_id(session_id))
-        return answer if isinstance(answer, Record) and not self._is_over(session_id) else None
+        """The record, unless its session is one that nobody sees any more. That is looked at first: a purge after the
+        reading would make an expired session look like one that has not expired."""
+        answer = None if self._is_over(check_session_id(session_id)) else self.read(session_id)
+        return answer if isinstance(answer, Record) else None
 
     def _is_over(self, session_id: str) -> bool:
         """Whether the session is there and its time has run out."""
@@ -193,5 +197,13 @@ class RecordBacked(Storage):
         return Session._of(base.state, Origin(base), self.clock)
 
 
-def _leave_out(session_id: str, error: Exception) -> None:
+def listed(storage: RecordStorage | RecordBacked, wanted: Filter, limit: int, cursor: str | None) -> SessionPage:
+    """A page of a list: the storage's own where it can seek, else by a look at every head."""
+    if has_queries(storage):
+        return storage.page(wanted, limit, cursor)
+    return page(storage.heads(), limit, cursor, wanted, leave_out)
+
+
+def leave_out(session_id: str, error: Exception) -> None:
+    """Of a list: what no version writes must not hide the others."""
     _log.warning("session left out of a list", session_id=session_id, error=str(error))

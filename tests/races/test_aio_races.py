@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamboo_sessions import JsonFileStorage, LockTimeout, MemoryStorage, Message, Session
-from bamboo_sessions.aio import AsyncSessionRepository, _Edit
+from bamboo_sessions.aio import AsyncSessionRepository
+from bamboo_sessions.aio_edit import Edit
 from bamboo_sessions.clock import real_monotonic
 from tests.support import Gate, ManualClock, Worker, bundle, failing, steered, stored, texts
 
@@ -500,7 +501,7 @@ async def test_cancelled_while_entering(aio, storage, how):
 async def test_cancelled_when_the_thread_has_just_entered(aio, storage, monkeypatch):
     """The thread is through, its answer is not: the cancelled task leaves in its stead."""
     await aio.save(new(aio, "one"))
-    entered, enter = Gate(), _Edit._enter_here
+    entered, enter = Gate(), Edit._enter_here
 
     def late(self):
         answer = enter(self)
@@ -508,7 +509,7 @@ async def test_cancelled_when_the_thread_has_just_entered(aio, storage, monkeypa
         return answer
 
     async with anyio.create_task_group() as tasks:
-        monkeypatch.setattr(_Edit, "_enter_here", late)
+        monkeypatch.setattr(Edit, "_enter_here", late)
         doing = Doing(tasks, edit, aio, "gone")
         await reached(entered)
         assert len(aio.persistence._holds) == 1

@@ -6,6 +6,7 @@ import gc
 import pickle
 import weakref
 from contextlib import contextmanager
+from datetime import timedelta
 
 import attrs
 import pytest
@@ -371,3 +372,21 @@ def test_a_wrapper_that_hands_everything_on_keeps_the_powers_of_what_it_wraps(tm
         assert as_records(wrapper) is wrapper
         assert has_locks(wrapper) is has_locks(inner)
         assert has_usage_log(wrapper) is has_usage_log(inner) is True
+
+
+def test_a_touch_counts_however_many_come_after_it(clock, monkeypatch):
+    """The memory of touches is bounded; whom it forgets it takes for active as late as anybody whom it forgot."""
+    monkeypatch.setattr("bamboo_sessions.storages.adapted._PASTS_KEPT", 3)
+    own = WholeSessions()
+    own.ttl, own.clock = timedelta(hours=1), clock
+    repo, names = bundle(own, clock), [str(number) for number in range(7)]
+    for name in names:
+        repo.save(Session.new(name, clock=clock))
+    clock.forward(minutes=59)
+    for name in names:
+        repo.touch(name)
+    clock.forward(minutes=59)
+    assert [name for name in names if repo.exists(name)] == names
+    assert not any(as_records(own).purge_record(name) for name in names)
+    clock.forward(minutes=2)
+    assert not any(repo.exists(name) for name in names)

@@ -229,7 +229,7 @@ def test_a_hit_needs_no_loop_at_all(aio, name):
     """Run by hand, the coroutine comes to its end at the first step: no thread, no other task in between."""
     aio.sync.save(new(aio, "one"))
     gets = []
-    aio._cached, get = (lambda session_id: (gets.append(session_id), get(session_id))[1]), aio._cached
+    aio.sync._cached, get = (lambda session_id: (gets.append(session_id), get(session_id))[1]), aio.sync._cached
     with pytest.raises(StopIteration) as ended:
         getattr(aio, name)(*([] if name == "stats" else ["s"])).send(None)
     if name.startswith(("load", "try")):

@@ -161,7 +161,7 @@ def test_what_looks_wrong_is_looked_at_again_under_the_lock(store, place):
 
 def test_a_lock_that_is_not_let_go_makes_a_finding_of_its_own(store, place, monkeypatch):
     """Without the lock nobody can tell damage from work: it says so, and calls nothing damaged."""
-    monkeypatch.setattr("bamboo_sessions.storages.json_files.storage.OWN_WAIT", 0.05)
+    monkeypatch.setattr("bamboo_sessions.storages.json_files.locking.OWN_WAIT", 0.05)
     flip(place.journal, line_starts(place.journal)[1] + 30)
     with store.lock("a", 5):
         [one] = [one for one in JsonFileStorage(store.root).check() if one.kind != "time-not-forward"]

@@ -210,6 +210,23 @@ def test_one_that_cannot_be_purged_hinders_no_other(failing, clock):
     assert (repo.purge_expired(), repo.purge_expired()) == (1, 1)
 
 
+def test_a_purge_that_cannot_list_them_all_removes_none(failing, clock):
+    """The error says "not applied", and that is true also where the listing fails at its second session."""
+    repo, _ = started(failing, clock)
+    repo.save(Session.new("t", clock=clock))
+    clock.forward(hours=2)
+
+    def half_way():
+        yield "s"
+        raise StorageUnavailable("list", reason="a bad sector")
+
+    failing.inner.expired = half_way
+    with pytest.raises(StorageUnavailable):
+        repo.purge_expired()
+    del failing.inner.expired
+    assert repo.purge_expired() == 2
+
+
 def test_one_that_is_held_is_not_purged(clock, tmp_path):
     """Somebody is at work on it; nor does the purge wait."""
     storage = JsonFileStorage(tmp_path, durability="process", ttl=HOUR, clock=clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -686,3 +687,18 @@ def test_nothing_that_is_given_out_leads_into_a_layer():
     assert isinstance(record, Record)
     record.head["metadata"]["k"].append(2)
     assert layered.read_plain("s").head["metadata"] == {"k": [1]}
+
+
+def test_a_damaged_copy_is_written_anew(tmp_path, damage_on_purpose):
+    """One bad file must not keep a whole layer from being asked; the truth is below it."""
+    upper = JsonFileStorage(tmp_path, durability="process")
+    layered = LayeredStorage([upper, MemoryStorage()], clock=ManualClock())
+    saved(layered, "one")
+    saved(layered, "two", session_id="t")
+    path = Path(upper._place("s").snapshot)
+    path.write_bytes(path.read_bytes().replace(b"birth", b"brith"))
+    assert shown(layered) == ["one"]
+    assert (layered.stats().layers[0].stale, shown(upper), shown(upper, "t")) == (False, ["one"], ["two"])
+    path.write_bytes(path.read_bytes().replace(b"birth", b"brith"))
+    layered.delete_session("s")
+    assert upper.read("s") is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bamboo_sessions import (
+    AsyncSessionRepository,
     InvalidValue,
     JsonFileStorage,
     LayeredStorage,
@@ -216,3 +218,17 @@ def test_a_path_is_enough(tmp_path):
     with SessionRepository.open(tmp_path) as repo:
         assert SessionManager(repo).get("s").model == "gpt"
         assert LockedSessionStore(repo.storage).ttl == DAY
+
+
+def test_a_time_to_live_given_later_holds_for_the_awaited_face_too(clock):
+    """It was made before the manager gave one to the repository below it, and asks that one all the same."""
+    awaited = AsyncSessionRepository(bundle(MemoryStorage(clock=clock), clock))
+    manager = SessionManager(awaited.sync, ttl=DAY)
+    manager.create("c", **GPT)
+
+    async def seen():
+        return await awaited.load("c") is not None
+
+    assert asyncio.run(seen())
+    clock.forward(days=2)
+    assert not asyncio.run(seen())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bamboo_sessions import MemoryStorage, Message, RevisionConflict, Session, SessionNotFound
+from bamboo_sessions import MemoryStorage, Message, RevisionConflict, Session, SessionDeleted, SessionNotFound
 from bamboo_sessions.codec import patch_json
 from bamboo_sessions.storages.protocol import (
     OPS_KEPT,
@@ -16,7 +16,7 @@ from bamboo_sessions.storages.protocol import (
     RecordStorage,
     SessionLocks,
 )
-from tests.support import START, texts
+from tests.support import START, bundle, texts
 
 TIME = "2026-01-01T12:00:00.000000Z"
 
@@ -172,3 +172,44 @@ def test_patch_json_is_what_a_commit_does(kept):
     change = {"set": {"title": "t"}, "in": {"metadata": {"set": {"k": 1}}}}
     kept.commit(later(2, 1, head=change))
     assert kept.read("s").head == {**patch_json(before, change), "revision": 2}
+
+
+# -- making room -------------------------------------------------------------------------------------------------
+
+
+def evicted(clock):
+    """A repository with a session of five revisions that its storage has let go, and a copy of it."""
+    storage = MemoryStorage(1, evict="lru", clock=clock)
+    repo, mine = bundle(storage, clock), Session.new("s", clock=clock)
+    for number in range(5):
+        mine.add_message(Message.user(str(number)))
+        repo.save(mine)
+    bundle(storage, clock).save(Session.new("other", clock=clock))
+    assert storage.read("s") is None
+    return repo, mine
+
+
+def test_a_save_of_what_was_evicted_is_what_loads_give(clock):
+    """P3: it is the newest state, though its revisions count from one again, and the cache had a higher one."""
+    repo, mine = evicted(clock)
+    mine.add_message(Message.user("late"))
+    assert repo.save(mine).revision == 1
+    assert texts(repo.load("s")) == texts(repo.load_merged("s")) == ["0", "1", "2", "3", "4", "late"]
+
+
+def test_what_was_evicted_can_be_deleted(clock):
+    """P9: whoever deletes it means its copies, wherever the storage has put it."""
+    repo, mine = evicted(clock)
+    assert repo.delete("s") is False
+    mine.add_message(Message.user("late"))
+    with pytest.raises(SessionDeleted):
+        repo.save(mine)
+
+
+def test_the_memory_of_what_was_evicted_is_bounded(monkeypatch, clock):
+    """P12: who falls out of it can be saved after a deletion that did not find it."""
+    monkeypatch.setattr("bamboo_sessions.storages.memory._BURIED_KEPT", 3)
+    repo, _ = evicted(clock)
+    for number in range(10):
+        repo.save(Session.new(str(number), clock=clock))
+    assert len(repo.storage._evicted) == 3

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from bamboo_sessions import JsonFileStorage, MemoryStorage, Message, Session, StorageUnavailable, copy_sessions
 from bamboo_sessions.storages.protocol import Record
-from tests.support import bundle
+from tests.support import Steered, bundle
 
 
 @pytest.fixture(params=["memory", "json_files"])
@@ -175,3 +177,55 @@ def test_places_are_opened_and_closed_by_their_names(tmp_path, clock):
     assert report.copied == 2
     assert ids(JsonFileStorage(tmp_path / "b")) == ["s0", "s1"]
     assert report.to_dict()["settled"] is True
+
+
+def test_what_was_deleted_from_the_target_is_not_brought_back(source, target, clock):
+    """P9: somebody meant that; it is reported, and the others are copied."""
+    filled(source, clock, 3)
+    copy_sessions(source, target)
+    bundle(target, clock).delete("s1")
+    report = copy_sessions(source, target)
+    assert (ids(target), report.same, [problem.session_id for problem in report.problems]) == (["s0", "s2"], 2, ["s1"])
+    assert "deleted" in report.problems[0].why
+
+
+def test_writers_may_be_faster_than_the_memory_for_commits(source, clock):
+    """What this run itself left in the target is an earlier state of the source, however many commits lie between."""
+    repo = filled(source, clock, 1)
+    target = Steered(MemoryStorage())
+
+    def many():
+        for n in range(70):
+            repo.set_title("s0", str(n))
+
+    target.at("was committed", many)
+    report = copy_sessions(source, target)
+    assert (report.copied, report.updated, report.settled, report.problems) == (1, 1, True, ())
+    assert whole(source, "s0") == whole(target.inner, "s0")
+
+
+def test_two_runs_at_once_do_not_take_each_other_for_a_stranger(source, clock):
+    """One reads, the source is written to, the other one copies that, and then the first one comes to compare."""
+    repo, target = filled(source, clock, 1), MemoryStorage()
+    slow = Steered(source)
+
+    def other_run():
+        repo.set_title("s0", "later")
+        copy_sessions(source, target)
+
+    slow.at("was read", other_run)
+    report = copy_sessions(slow, target)
+    assert report.problems == ()
+    assert whole(source, "s0") == whole(target, "s0")
+
+
+def test_a_copy_that_expired_in_the_target_is_shown_again(source, clock):
+    """The source still has it; a copy that is there and that nobody sees would be none."""
+    filled(source, clock, 1)
+    target = MemoryStorage(ttl=timedelta(hours=1), clock=clock)
+    bundle(source, clock).answer("s0", "c2", "yes")
+    copy_sessions(source, target)
+    clock.forward(hours=2)
+    assert not target.exists("s0")
+    assert copy_sessions(source, target).same == 1
+    assert target.exists("s0")

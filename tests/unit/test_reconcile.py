@@ -150,6 +150,17 @@ def test_after_commit_takes_the_newest():
     assert said(after_commit(Copy(state("plain"), Origin()), new, None)) == ["one", "two"]
 
 
+def test_after_commit_believes_a_storage_that_lost_its_state():
+    """A lower revision that is none of those which led to the cached one came after it; one of them came before it, and
+    where the cached copy does not remember so far back, the higher revision stands."""
+    cached = base("one", "two", "three", revision=5, ops=("op-3", "op-4", "op-5"))
+    anew, earlier, unknown = base("anew", revision=3, ops=("x",)), base("one", revision=3, ops=("op-3",)), base("?", revision=2, ops=("y",))
+    held = Copy(cached.state, Origin(cached))
+    assert said(after_commit(held, anew, None)) == ["anew"]
+    assert after_commit(held, earlier, None) is held
+    assert after_commit(held, unknown, None) is held
+
+
 def test_after_commit_clears_only_the_mark_of_what_was_saved():
     """The saver's mark says whose changes are in the commit."""
     old, new = base("one"), base("one", "two", ops=("op-1", "op-2"))

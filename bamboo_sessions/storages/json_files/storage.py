@@ -1,118 +1,44 @@
 """`JsonFileStorage`: a folder a session, a journal that is appended to, a snapshot that can be read with any editor.
 
-The face of this package: it finds the session's place, takes the locks, and turns what the file system says into the
-library's errors. Reading is in `reader`, writing in `writer`, deleting in `graves`.
+The face of this package. It stands on `base` (the folder, and what its errors mean), `locking` (who may write) and
+`expiring` (what is there, and for how long). Reading is in `reader`, writing in `writer`, deleting in `graves`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
-from functools import lru_cache
 from os import PathLike
-from threading import TIMEOUT_MAX
-from types import TracebackType
-from typing import Final, Literal, Never
-
-import structlog
+from typing import Literal
 
 from bamboo_sessions._files import Files
-from bamboo_sessions._locks import HAS_RANGE_LOCKS, FileLocks, KeyedLocks, ProcessLocks, RangeLocks, _after_fork
-from bamboo_sessions.clock import SYSTEM_CLOCK, Clock, real_monotonic
+from bamboo_sessions._locks import _after_fork
+from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import check_usage
-from bamboo_sessions.errors import (
-    CorruptSession,
-    LockTimeout,
-    Outcome,
-    SessionNotFound,
-    StorageError,
-    StorageUnavailable,
-)
-from bamboo_sessions.ids import check_session_id
+from bamboo_sessions.errors import SessionNotFound
 from bamboo_sessions.listing import summary_of
-from bamboo_sessions.models import Session, SessionSummary
+from bamboo_sessions.models import SessionSummary
 from bamboo_sessions.models.findings import Finding, Repair
-from bamboo_sessions.storages.expiry import NONE_LEFT, checked_ttl, later_ttl
-from bamboo_sessions.storages.json_files import snapshot
+from bamboo_sessions.storages.expiry import checked_ttl
 from bamboo_sessions.storages.json_files.activity import Activity
 from bamboo_sessions.storages.json_files.check import Checker, Locks, Progress
+from bamboo_sessions.storages.json_files.expiring import Expiring
 from bamboo_sessions.storages.json_files.graves import Graves
-from bamboo_sessions.storages.json_files.layout import Layout, Place, number_of
+from bamboo_sessions.storages.json_files.layout import Place
 from bamboo_sessions.storages.json_files.listing import Listing
-from bamboo_sessions.storages.json_files.mounts import warn_of_shared
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.repair import Repairer
 from bamboo_sessions.storages.json_files.stamp import Stamp, still
-from bamboo_sessions.storages.json_files.store import make_folders, open_store, sweep
 from bamboo_sessions.storages.json_files.tips import Tips
 from bamboo_sessions.storages.json_files.usage import Usage
-from bamboo_sessions.storages.json_files.writer import Writer, folder_mode
-from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Head, Record, Unchanged
+from bamboo_sessions.storages.json_files.writer import Writer
+from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Record, Unchanged
 from bamboo_sessions.storages.protocol import Stamp as AnyStamp
-from bamboo_sessions.storages.records import RecordBacked
-
-OWN_WAIT: Final = 30.0
-"""Seconds that a commit waits where its caller did not take the lock before."""
-
-_log = structlog.get_logger(__name__)
 
 
-class _Lock:
-    """One hold of one session's lock, for threads and processes alike."""
-
-    __slots__ = ("_place", "_storage", "_timeout", "_token")
-
-    def __init__(self, storage: JsonFileStorage, place: Place, timeout: float) -> None:
-        self._storage, self._place, self._timeout = storage, place, timeout
-        self._token: object | None = None
-
-    def __enter__(self) -> None:
-        self._token = self._storage._take(self._place, self._timeout)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self._storage._let_go(self._place, self._token)
-
-
-class _Writing:
-    """Alone with the session's files, whether or not the caller took `lock`; for whom it is taken otherwise."""
-
-    __slots__ = ("_busy", "_lock", "_place", "_storage")
-
-    def __init__(self, storage: JsonFileStorage, place: Place) -> None:
-        self._storage, self._place = storage, place
-        self._lock: _Lock | None = None
-        self._busy: object | None = None
-
-    def __enter__(self) -> None:
-        storage, session_id = self._storage, self._place.session_id
-        self._busy = storage._busy.acquire(session_id, OWN_WAIT)
-        if self._busy is None:
-            raise LockTimeout(session_id, OWN_WAIT)
-        if session_id in storage._held:
-            return
-        storage._busy.release(session_id, self._busy)  # never wait for a lock while holding this
-        lock = _Lock(storage, self._place, OWN_WAIT)
-        lock.__enter__()
-        self._lock = lock
-        try:
-            self._busy = storage._busy.acquire(session_id, TIMEOUT_MAX)
-        except BaseException:
-            lock.__exit__(None, None, None)
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        try:
-            self._storage._busy.release(self._place.session_id, self._busy)
-        finally:
-            if self._lock is not None:
-                self._lock.__exit__(kind, error, trace)
-
-
-class JsonFileStorage(RecordBacked):
+class JsonFileStorage(Expiring):
     """Sessions as JSON files below one folder, for any number of processes on one machine.
 
     `durability="full"`: what is acknowledged survives a power cut. "process": it survives a crash of the process only.
@@ -126,28 +52,13 @@ class JsonFileStorage(RecordBacked):
                  files: Files | None = None, ttl: timedelta | None = None) -> None:
         if durability not in ("full", "process"):
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
-        self.clock = clock
-        self.durability = durability
-        self._mode, self._ttl = mode, checked_ttl(ttl)
-        self._files = files or Files()
-        if durability == "process":
-            self._files = self._files.without_syncs()
-        self._layout = Layout(os.path.abspath(root))
-        self._open()
-        self._assemble(portable_locks or not HAS_RANGE_LOCKS)
+        self._ttl = checked_ttl(ttl)
+        super().__init__(root, durability, mode, clock, files or Files())
+        self._make_locks(portable_locks)
+        self._assemble()
+        _after_fork(self)
 
-    def _open(self) -> None:
-        try:
-            self._store_id = open_store(self._files, self._layout, self._mode, folder_mode(self._mode))
-            if os.access(self._layout.root, os.W_OK):
-                make_folders(self._files, self._layout, folder_mode(self._mode))
-        except OSError as error:
-            self._fail("open", None, error)
-        warn_of_shared(self._layout.root)
-        sweep(self._files, self._layout)
-
-    def _assemble(self, portable: bool) -> None:
-        self._place = lru_cache(maxsize=4096)(self._place_of)
+    def _assemble(self) -> None:
         self._reader = Reader(self._files, self._layout)
         self._tips = Tips()
         self._writer = Writer(self._files, self._layout, self._reader, self._tips, self._mode)
@@ -155,41 +66,17 @@ class JsonFileStorage(RecordBacked):
         self._usage = Usage(self._files, self._mode)
         self._listing = Listing(self._files, self._layout, self._reader)
         self._activity = None if self._ttl is None else Activity(self._files, self._reader, self.clock, self._mode, self._ttl)
-        self._outer: KeyedLocks[str] = KeyedLocks()  # held by `lock`: the order of threads before that of processes
-        self._busy: KeyedLocks[str] = KeyedLocks()  # held while files are written, by whoever does it; see _writing
-        self._held: set[str] = set()  # ids whose process lock this object holds; each changed by its holder alone
-        self._locks = _process_locks(self._layout, self._mode, portable)
-        _after_fork(self)
-
-    def _place_of(self, session_id: str) -> Place:
-        return self._layout.place(check_session_id(session_id))
 
     def _forked(self) -> None:
-        self._held = set()
+        super()._forked()
         self._tips = self._writer._tips = Tips()
 
     # -- what it is ----------------------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        return "json_files"
-
-    @property
-    def store_id(self) -> str:
-        return self._store_id
-
-    @property
-    def root(self) -> str:
-        """The store's folder, as an absolute path."""
-        return self._layout.root
-
-    @property
     def tails_cut(self) -> int:
         """How many torn tails this object has moved to a quarantine folder."""
         return self._writer.tails_cut
-
-    def __repr__(self) -> str:
-        return f"JsonFileStorage({self.root!r})"
 
     def close(self) -> None:
         self._locks.close()
@@ -262,38 +149,18 @@ class JsonFileStorage(RecordBacked):
             self._tips.saw(place.session_id, record.stamp)
         return record
 
-    def exists(self, session_id: str) -> bool:
-        place = self._place(session_id)
-        try:
-            return not self._reader.is_absent(place) and not self._is_over(session_id)
-        except OSError as error:
-            self._fail("look up", place, error)
-
     def get_metadata(self, session_id: str) -> SessionSummary:
         """See `RecordBacked`; of the snapshot only the first line is read."""
         place = self._place(session_id)
         try:
-            listed = self._reader.listed(place)
+            listed = None if self._is_over(session_id) else self._reader.listed(place)
         except Damaged as damage:
             self._corrupt(place, damage)
         except OSError as error:
             self._fail("read", place, error)
-        if listed is None or self._is_over(session_id):
+        if listed is None:
             raise self._absent(session_id)
         return summary_of(listed.head, listed.count)
-
-    def heads(self) -> Iterator[tuple[Head, int]]:
-        return self._heads(expired=False)
-
-    def _heads(self, *, expired: bool) -> Iterator[tuple[Head, int]]:
-        """Of the sessions whose time has run out, or of the others."""
-        activity = self._activity
-        try:
-            for head, count in self._listing.heads():
-                if (activity is not None and activity.has_expired(self._place(head["id"]), head)) is expired:
-                    yield head, count
-        except OSError as error:
-            raise StorageUnavailable("list", path=self.root, reason=error.strerror or str(error)) from error
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -310,104 +177,6 @@ class JsonFileStorage(RecordBacked):
                 self._corrupt(place, damage)
             except OSError as error:
                 self._fail("commit", place, error, self._writer.outcome(place.session_id))
-
-    def delete_record(self, session_id: str) -> bool:
-        place = self._place(session_id)
-        with self._writing(place):
-            return self._removed(place, expired=False)
-
-    def _removed(self, place: Place, *, expired: bool) -> bool:
-        """Remove the session's folder; who holds the lock has to say why it goes."""
-        try:
-            if self._reader.is_absent(place):
-                self._graves.confirm(place)
-                return False
-            birth = self._birth(place)
-            if birth is not None:
-                with self._shard_lock(place):
-                    self._graves.bury(place, birth, expired=expired)
-            self._graves.clear_away(place)
-        except OSError as error:
-            outcome: Outcome = "not applied" if os.path.lexists(place.folder) else "unknown"
-            raise StorageUnavailable("delete", session_id=place.session_id, outcome=outcome, path=place.folder,
-                                     reason=error.strerror or str(error)) from error
-        self._writer.forget(place.session_id)
-        return True
-
-    def was_deleted(self, session_id: str, birth: str) -> bool:
-        place = self._place(session_id)
-        try:
-            return self._graves.remembers(place, birth) and self._birth(place) != birth
-        except OSError as error:
-            self._fail("look up", place, error)
-
-    def _birth(self, place: Place) -> str | None:
-        """Of the session that is there. One that cannot be read at all can still be deleted, but leaves no tombstone."""
-        try:
-            listed = self._reader.listed(place)
-        except Damaged as damage:
-            _log.warning("birth not readable", session_id=place.session_id, path=place.folder, error=str(damage))
-            return self._birth_alone(place)
-        if listed is None:
-            return None
-        birth: str = listed.head["birth"]
-        return birth
-
-    def _birth_alone(self, place: Place) -> str | None:
-        try:
-            top = snapshot.decode_top(self._files.read_whole(place.snapshot), place.snapshot)
-        except (OSError, StorageError, snapshot.Damage):
-            return None
-        birth: str = top.head["birth"]
-        return birth
-
-    # -- time to live --------------------------------------------------------------------------------------------
-
-    @property
-    def ttl(self) -> timedelta | None:
-        return self._ttl
-
-    def expire_after(self, ttl: timedelta) -> None:
-        self._ttl = later_ttl(self._ttl, ttl)
-        self._activity = Activity(self._files, self._reader, self.clock, self._mode, self._ttl)
-
-    def time_left(self, session_id: str) -> timedelta | None:
-        place = self._place(session_id)
-        try:
-            return None if self._activity is None else self._activity.left(place)
-        except OSError as error:
-            self._fail("look up", place, error)
-
-    def touch(self, session_id: str) -> None:
-        place = self._place(session_id)
-        with self._writing(place):  # a purge that looked before this may not remove after it
-            try:
-                if self._reader.is_absent(place):
-                    raise SessionNotFound(session_id)
-                if self._activity is not None:
-                    self._activity.renew(place)
-            except OSError as error:
-                self._fail("touch", place, error)
-
-    def expired(self) -> Iterator[str]:
-        return iter(()) if self._activity is None else (head["id"] for head, _ in self._heads(expired=True))
-
-    def purge_record(self, session_id: str) -> bool:
-        place = self._place(session_id)
-        with self._writing(place):
-            left = self.time_left(session_id)
-            return left is not None and left <= NONE_LEFT and self._removed(place, expired=True)
-
-    def was_expired(self, session_id: str, birth: str | None = None) -> bool:
-        place = self._place(session_id)
-        try:
-            if not self._graves.remembers_expired(place, birth):
-                return False
-            return self._reader.is_absent(place) if birth is None else self._birth(place) != birth
-        except OSError as error:
-            self._fail("look up", place, error)
-
-    # -- usage ---------------------------------------------------------------------------------------------------
 
     def append_usage(self, session_id: str, line: bytes) -> None:
         place = self._place(session_id)
@@ -445,98 +214,3 @@ class JsonFileStorage(RecordBacked):
                 return Repairer(self._files, self._writer, self._mode).repair(place, found, self.clock.now())
             except OSError as error:
                 self._fail("repair", place, error, self._writer.outcome(session_id))
-
-    # -- locks ---------------------------------------------------------------------------------------------------
-
-    def lock(self, session_id: str, timeout: float) -> AbstractContextManager[None]:
-        return _Lock(self, self._place(session_id), timeout)
-
-    def _take(self, place: Place, timeout: float) -> object:
-        begun = real_monotonic()
-        token = self._outer.acquire(place.session_id, timeout)
-        if token is None:
-            raise LockTimeout(place.session_id, timeout)
-        try:
-            self._lock_process(place.session_id, place.number, timeout - (real_monotonic() - begun), timeout)
-            self._held.add(place.session_id)
-        except BaseException:  # an interrupt may come when the lock is already ours; releasing what is not does no harm
-            self._held.discard(place.session_id)
-            with suppress(OSError):
-                self._locks.release(place.number)
-            self._outer.release(place.session_id, token)
-            raise
-        return token
-
-    def _let_go(self, place: Place, token: object | None) -> None:
-        """Not before a commit that relied on this hold without owning it (another thread's) is through. It looks at
-        `_held` after it entered `_busy`; we look at `_busy` after we left `_held`: one of us sees the other."""
-        session_id = place.session_id
-        try:  # each step is taken whatever becomes of the one before: an interrupt, or no memory for a wait
-            if session_id in self._held:
-                self._held.discard(session_id)
-                try:
-                    if session_id in self._busy:
-                        self._busy.release(session_id, self._busy.acquire(session_id, TIMEOUT_MAX))
-                finally:
-                    self._locks.release(place.number)
-        finally:
-            self._outer.release(session_id, token)
-
-    def _writing(self, place: Place) -> _Writing:
-        return _Writing(self, place)
-
-    def _lock_process(self, session_id: str, number: int, left: float, timeout: float) -> None:
-        try:
-            taken = self._locks.acquire(number, left)
-        except OSError as error:
-            raise StorageUnavailable("lock", session_id=session_id, path=self._layout.locks,
-                                     reason=error.strerror or str(error)) from error
-        if not taken:
-            raise LockTimeout(session_id, timeout)
-
-    @contextmanager
-    def _other_lock(self, name: str, session_id: str) -> Iterator[None]:
-        """A lock beside the sessions', for files that have writers of their own. Nothing is locked within it."""
-        key, number = "\0" + name, number_of(name)
-        token = self._outer.acquire(key, OWN_WAIT)
-        if token is None:
-            raise LockTimeout(session_id, OWN_WAIT)
-        try:
-            self._lock_process(session_id, number, OWN_WAIT, OWN_WAIT)
-            try:
-                yield
-            finally:
-                self._locks.release(number)
-        finally:
-            self._outer.release(key, token)
-
-    def _shard_lock(self, place: Place) -> AbstractContextManager[None]:
-        return self._other_lock(f"deleted/{os.path.basename(place.shard)}", place.session_id)
-
-    # -- errors --------------------------------------------------------------------------------------------------
-
-    def _corrupt(self, place: Place, damage: Damaged) -> Never:
-        raise CorruptSession(place.session_id, path=damage.path, offset=damage.offset, reason=damage.reason,
-                             last_good=self._last_good(damage), mendable=True) from damage
-
-    def _last_good(self, damage: Damaged) -> Session | None:
-        """What can still be read is a bonus: failing to build it must not hide where the damage is."""
-        try:
-            return None if damage.good is None else self._session_of(damage.good)
-        except Exception as error:  # noqa: BLE001 - see above
-            _log.warning("last good state not readable", path=damage.path, error=str(error))
-            return None
-
-    def _fail(self, action: str, place: Place | None, error: OSError, outcome: Outcome = "not applied") -> Never:
-        path = error.filename or (self.root if place is None else place.folder)
-        raise StorageUnavailable(action, session_id=None if place is None else place.session_id, path=os.fsdecode(path),
-                                 outcome=outcome, reason=error.strerror or str(error)) from error
-
-
-def _process_locks(layout: Layout, mode: int, portable: bool) -> ProcessLocks:
-    if not portable:
-        return RangeLocks(layout.locks, mode)
-    folder = layout.locks + ".d"
-    if os.access(layout.root, os.W_OK):
-        os.makedirs(folder, folder_mode(mode), exist_ok=True)
-    return FileLocks(folder, mode)

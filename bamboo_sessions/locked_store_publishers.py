@@ -1,0 +1,45 @@
+"""Who is told of what a store committed, deleted or purged: repositories, whose caches follow it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+from weakref import ref
+
+from bamboo_sessions.models import Base
+
+
+class Publisher(Protocol):
+    """Who wants to know what was committed. Called under the session's lock: no I/O, no second session."""
+
+    def committed(self, base: Base, saver: str | None) -> None:
+        """`base` is durable; `saver` is the unsaved mark of the copy that was saved."""
+
+    def deleted(self, session_id: str) -> None:
+        """The session is gone."""
+
+    def purged(self, session_id: str) -> None:
+        """The session is gone because its time had run out; nobody wanted to be rid of work that was not saved."""
+
+    def known(self, session_id: str) -> Base | None:
+        """A committed state that is at hand, so that a read needs to bring only what came after it."""
+
+
+class Publishing:
+    """The publishers of one store, held weakly: whoever drops a repository drops its cache with it."""
+
+    def __init__(self) -> None:
+        self._publishers: tuple[ref[Publisher], ...] = ()  # replaced as a whole: a save may be walking through it
+        self._registering = threading.Lock()  # guards the replacing
+
+    def register(self, publisher: Publisher) -> None:
+        """Tell `publisher` of every commit made through this store. It is held weakly."""
+        with self._registering:
+            alive = (known for known in self._publishers if known() is not None)
+            self._publishers = (*alive, ref(publisher))
+
+    def _listeners(self) -> list[Publisher]:
+        return [publisher for known in self._publishers if (publisher := known()) is not None]
+
+    def _known(self, session_id: str) -> Base | None:
+        return next((base for p in self._listeners() if (base := p.known(session_id)) is not None), None)
