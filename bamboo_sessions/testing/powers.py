@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from bamboo_sessions.clock import SYSTEM_CLOCK
 from bamboo_sessions.errors import InvalidValue, RevisionConflict, SessionNotFound, StorageUnavailable
-from bamboo_sessions.models import Message
+from bamboo_sessions.filters import Order
+from bamboo_sessions.models import Message, Session
 from bamboo_sessions.storages.protocol import (
     Storage,
     UsageLog,
@@ -143,6 +145,73 @@ class ListingContract:
             repo.save(talk(name, "word"))
         desk.harness.damage(desk.storage, desk.place, "broken")
         assert {item.id for item in desk.repository(desk.storage).list().items} - {"broken"} == {"a", "z"}
+
+
+    def test_a_list_is_filtered_and_sorted(self, desk: Desk) -> None:
+        """Each filter takes those that have what is asked for, and no other; each order is one of times that the list shows."""
+        repo = desk.repository()
+        fields: dict[str, dict[str, Any]] = {
+            "a": {"model": "m", "tags": {"red", "work"}, "metadata": {"customer": {"plan": "pro", "seats": 3}}},
+            "b": {"model": "n", "provider": "p", "pinned": True, "tags": {"red"}, "metadata": {"ok": True, "a.b": None}},
+            "c": {"model": "m", "context_id": "ctx", "archived": True, "metadata": {"ok": 1, "customer": {"plan": "free"}}},
+            "d": {"parent_id": "a", "metadata": {"note": {"ok": True, "tags": ["red"]}, "text": "\0\ud800"}}}
+        for name, given in fields.items():
+            repo.save(_made(name, **given))
+        repo.update("d", lambda session: session.set_pending_question("call", "Really?"))
+        repo.set_title("a", "changed last")
+        for wanted, expected in _ASKED:
+            assert {item.id for item in repo.list(**wanted).items} == set(expected), f"asked for {wanted}"
+        shown = repo.list().items
+        changed = [item.id for item in sorted(shown, key=lambda item: item.updated_at)]
+        created = [item.id for item in sorted(shown, key=lambda item: item.created_at)]
+        assert [item.id for item in shown] == changed[::-1]
+        assert [item.id for item in repo.list(order="oldest").items] == changed
+        assert [item.id for item in repo.list(order="created").items] == created[::-1]
+        since = shown[1].updated_at
+        assert [item.id for item in repo.list(updated_after=since).items] == changed[:1:-1]
+        assert [item.id for item in repo.list(updated_before=since).items] == changed[1::-1]
+
+    @pytest.mark.parametrize("order", ["newest", "oldest", "created"])
+    def test_pages_stay_right_while_others_write(self, desk: Desk, order: Order) -> None:
+        """What is not changed comes exactly once, what is changed or new at least once, page by page, through a filter."""
+        repo = desk.repository()
+        for number in range(9):
+            repo.save(_made(f"s{number}", pinned=number != 4))
+        shown, cursor, changed = [], None, set()
+        for number in range(20):
+            answer = repo.list(2, cursor, pinned=True, order=order)
+            shown += [item.id for item in answer.items]
+            cursor = answer.next_cursor
+            if cursor is None:
+                break
+            if number < 3:
+                changed |= {f"s{number * 4}", f"new{number}"}
+                repo.update(f"s{number * 4}", lambda session: session.set_title("changed"))
+                repo.save(_made(f"new{number}", pinned=True))
+        assert cursor is None, "a list that nobody disturbs comes to an end"
+        assert set(shown) == {*(f"s{number}" for number in range(9) if number != 4), *changed} - {"s4"}
+        assert [name for name in shown if shown.count(name) != 1 and name not in changed] == []
+
+
+def _made(session_id: str, **fields: Any) -> Session:
+    session = Session.new(session_id)
+    for name, value in fields.items():
+        if name == "metadata":
+            session.metadata.update(value)
+        else:
+            setattr(session, name, value)
+    return session
+
+
+_ASKED: Final[Sequence[tuple[dict[str, Any], str]]] = (
+    ({}, "abcd"), ({"model": "m"}, "ac"), ({"provider": "p"}, "b"), ({"context_id": "ctx"}, "c"), ({"parent_id": "a"}, "d"),
+    ({"pinned": True}, "b"), ({"pinned": False}, "acd"), ({"archived": True}, "c"), ({"archived": False}, "abd"),
+    ({"tag": "red"}, "ab"), ({"tags": ["red", "work"]}, "a"), ({"tags": ["re"]}, ""), ({"has_open_question": True}, "d"),
+    ({"has_open_question": False}, "abc"), ({"metadata": {"customer.plan": "pro"}}, "a"), ({"metadata": {"ok": True}}, "b"),
+    ({"metadata": {"ok": 1.0}}, "c"), ({"metadata": {("a.b",): None}}, "b"), ({"metadata": {"customer.seats": 3.0}}, "a"),
+    ({"metadata": {"customer": {"seats": 3, "plan": "pro"}}}, "a"), ({"metadata": {"note.tags": ["red"]}}, "d"),
+    ({"metadata": {"none": None}}, ""), ({"metadata": {"text": "\0\ud800"}}, "d"), ({"model": "m", "archived": False}, "a"))
+"""What is asked for, and who has it."""
 
 
 @needs(Power.USAGE)

@@ -17,8 +17,11 @@ from bamboo_sessions import (
     MemoryStorage,
     RevisionConflict,
     Session,
+    SessionPage,
     Storage,
 )
+from bamboo_sessions.filters import Filter
+from bamboo_sessions.listing import page
 from bamboo_sessions.storages.protocol import UNCHANGED, Change, Commit, Delta, Record
 from bamboo_sessions.testing import FailingStorage, Power, StorageHarness, StrictLockingStorage
 from tests.conformance.harnesses import IN_MEMORY, JsonFilesProcess, LayeredJsonFiles, LayeredMemory
@@ -409,6 +412,22 @@ class AllOrNothing(JsonFileStorage):
                 for name in ("a", "broken", "z"):
                     self.load_session(name)
         return super().heads()
+
+
+class ListsAnything(MemoryStorage):
+    """Finds the pages itself, and forgets what was asked for."""
+
+    def page(self, wanted, limit, cursor=None):
+        return page(self.heads(), limit, cursor, Filter(order=wanted.order))
+
+
+class CountsPages(MemoryStorage):
+    """A cursor that is a number of sessions: whatever moves meanwhile moves the others."""
+
+    def page(self, wanted, limit, cursor=None):
+        start = int(cursor or 0)
+        items = page(self.heads(), start + limit + 1, None, wanted).items[start:]
+        return SessionPage(items[:limit], str(start + limit) if len(items) > limit else None)
 
 
 class CallsEverythingCurrent(JsonFileStorage):

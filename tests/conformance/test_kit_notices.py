@@ -69,6 +69,8 @@ TABLE = [
     (plain(m.Kept, frozenset()), "test_every_power_that_is_there_is_claimed"),
     (records(m.MemoryStorage, m.RECORDS - {Power.USAGE}),
      "test_every_power_that_is_there_is_claimed test_without_a_usage_log_appending_is_refused"),
+    (records(m.ListsAnything), "test_a_list_is_filtered_and_sorted"),
+    (records(m.CountsPages), "test_pages_stay_right_while_others_write"),
     (records(m.MemoryStorage, m.RECORDS - {Power.LISTING}), "test_without_heads_listing_is_refused"),
     (records(m.locking(m.locks_nothing)), "test_without_locks_an_overtaken_edit_is_refused"),
     (records(m.wrong(heads=lambda right, self: [*right(), *right()])), "test_every_session_is_listed_once"),

@@ -8,7 +8,8 @@ from base64 import urlsafe_b64encode
 import pytest
 
 from bamboo_sessions import InvalidValue
-from bamboo_sessions.listing import Filter, page
+from bamboo_sessions.filters import Filter
+from bamboo_sessions.listing import page
 
 ALL = Filter()
 
@@ -26,11 +27,11 @@ def ids(answer):
     return [item.id for item in answer.items]
 
 
-def pages(heads, limit, meanwhile=lambda heads, number: None):
+def pages(heads, limit, meanwhile=lambda heads, number: None, wanted=ALL):
     """All pages, with something happening between them."""
     cursor, made = None, []
     while True:
-        answer = page(heads, limit, cursor, ALL)
+        answer = page(heads, limit, cursor, wanted)
         made.append(ids(answer))
         cursor = answer.next_cursor
         if cursor is None:
@@ -65,27 +66,43 @@ def test_a_session_that_moves_to_the_top_is_not_lost():
     assert pages(heads, 3, touch) == [["s5", "s4", "s3"], ["s0", "s2", "s1"]]
 
 
+@pytest.mark.parametrize(("order", "expected"), [
+    ("newest", ["c", "a", "d", "b"]), ("oldest", ["b", "d", "a", "c"]), ("created", ["d", "c", "b", "a"])])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_orders(order, expected, limit):
+    """By the last change, or by creation; the pages together are the whole."""
+    heads = [head("a", 7, created_at=at(1)), head("b", 4, created_at=at(2)), head("c", 9, created_at=at(3)),
+             head("d", 5, created_at=at(3))]
+    found = pages(heads, limit, wanted=Filter(order=order))
+    assert [name for some in found for name in some] == expected
+    assert [len(some) for some in found[:-1]] == [limit] * (len(found) - 1)
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "created"])
 @pytest.mark.parametrize("seed", range(20))
-def test_while_others_write_nothing_unchanged_is_lost_or_repeated(seed):
-    """Sessions not changed meanwhile come exactly once, changed and new ones that stay at least once."""
+def test_while_others_write_nothing_unchanged_is_lost_or_repeated(seed, order):
+    """Those that pass all the while come exactly once where they are not changed, at least once where they are or are new; so
+    do those that a change makes pass."""
     dice = random.Random(seed)
-    heads = [head(f"s{number:02}", number) for number in range(30)]
-    touched, clock = set(), [1000]
+    heads = [head(f"s{number:02}", number, created_at=at(dice.randrange(30)), pinned=dice.random() < 0.7) for number in range(30)]
+    before = [made for made, _ in heads]
+    passing, touched, clock = {made["id"] for made in before if made["pinned"]}, set(), [1000]
 
     def write(heads, number):
         if number > 40:
             return
         for _ in range(dice.randrange(3)):
             clock[0] += 1
-            at_ = dice.randrange(len(heads))
-            touched.add(heads[at_][0]["id"])
-            heads[at_] = head(heads[at_][0]["id"], clock[0])
+            index = dice.randrange(len(heads) + 1)
+            name = heads[index][0]["id"] if index < len(heads) else f"n{clock[0]}"
+            touched.add(name)
+            created = heads[index][0]["created_at"] if index < len(heads) else at(clock[0])
+            heads[index : index + 1] = [head(name, clock[0], created_at=created, pinned=True)]
 
-    shown = [session_id for answer in pages(heads, dice.randint(1, 7), write) for session_id in answer]
-    everything = {made["id"] for made, _ in heads}
-    assert set(shown) == everything
-    for session_id in everything - touched:
-        assert shown.count(session_id) == 1
+    found = pages(heads, dice.randint(1, 7), write, Filter(pinned=True, order=order))
+    shown = [session_id for answer in found for session_id in answer]
+    assert set(shown) == passing | touched
+    assert [shown.count(name) for name in passing - touched] == [1] * len(passing - touched)
 
 
 def test_new_sessions_come_at_least_once():
@@ -125,6 +142,15 @@ def test_a_cursor_that_no_list_gave_is_refused(cursor):
         page([head("a", 1)], 1, cursor, ALL)
 
 
+@pytest.mark.parametrize(("given", "read"), [("newest", "oldest"), ("oldest", "created"), ("created", "newest")])
+def test_a_cursor_of_another_order_is_refused(given, read):
+    """InvalidValue: its places mean something else there."""
+    heads = [head("a", 1), head("b", 2)]
+    cursor = page(heads, 1, None, Filter(order=given)).next_cursor
+    with pytest.raises(InvalidValue):
+        page(heads, 1, cursor, Filter(order=read))
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_page_of_nothing_is_refused(limit):
     """InvalidValue: it would never come to an end."""
@@ -135,7 +161,8 @@ def test_a_page_of_nothing_is_refused(limit):
 def test_a_head_that_cannot_be_read_hides_no_other():
     """It is left out and named; the rest of the page is there."""
     named = []
-    heads = [head("one", 1), head("bad", 5, created_at="yesterday"), head("two", 9)]
+    heads = [head("one", 1), head("bad", 5, created_at="yesterday"), head("two", 9), head("worse", 5, updated_at=7),
+             ({"id": "worst"}, 0)]
     found = page(heads, 10, None, ALL, lambda session_id, _error: named.append(session_id))
     assert ids(found) == ["two", "one"]
-    assert named == ["bad"]
+    assert sorted(named) == ["bad", "worse", "worst"]

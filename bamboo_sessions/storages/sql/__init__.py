@@ -4,6 +4,7 @@
     statements                          every statement, written once, compiled for a dialect
     database  settings  patience        an engine with what durability needs, shared by the process; what its errors mean
     states                              between rows and records: what a head is in columns, what a stamp says
+    queries                             a page of a list as one statement
     base  expiring  storage             `SqlStorage`: which statements make a look, a deletion, a read, a commit
 
 Exclusion comes from the database: a commit is one transaction whose update names the birth, the revision and the operation

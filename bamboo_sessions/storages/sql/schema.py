@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, Text, literal_column
 from sqlalchemy.dialects import postgresql
 
 VERSION: Final = 1
@@ -40,6 +40,7 @@ session = Table(
     Column("ops", Text, nullable=False),  # the newest operation ids, a JSON list, oldest first; `op` is the last
     Column("messages", Integer, nullable=False),  # how many rows there have to be
     Column("rewrites", BigInteger, nullable=False),  # how often messages were not just appended
+    Column("created_at", _Exact, nullable=False),
     Column("updated_at", _Exact, nullable=False),
     Column("activity", BigInteger, nullable=False),  # microseconds since 1970, by the clock of whoever committed or touched
     Column("model", Text),
@@ -52,6 +53,14 @@ session = Table(
     Column("head", Text, nullable=False),
 )
 Index("bamboo_session_newest", session.c.namespace, session.c.updated_at, session.c.id)
+Index("bamboo_session_created", session.c.namespace, session.c.created_at, session.c.id)
+# The filters that leave few of many. A session that none of them takes costs nothing here.
+for _owner in (session.c.context_id, session.c.parent_id):
+    Index(f"bamboo_session_{_owner.name}", session.c.namespace, _owner, session.c.updated_at, session.c.id,
+          sqlite_where=_owner.is_not(None), postgresql_where=_owner.is_not(None))
+for _name, _some in (("pinned", session.c.pinned), ("questions", session.c.questions > literal_column("0"))):
+    Index(f"bamboo_session_{_name}", session.c.namespace, session.c.updated_at, session.c.id,
+          sqlite_where=_some, postgresql_where=_some)
 
 message = Table(
     "bamboo_message", metadata,

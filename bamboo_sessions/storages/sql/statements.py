@@ -106,8 +106,8 @@ class Statement:
 #
 # Parameters are named after what they are compared with, behind a letter: `k_` for the key, `v_` for a value to store.
 
-_STATE: Final = ("birth", "revision", "op", "ops", "messages", "rewrites", "updated_at", "activity", "model", "provider",
-                 "context_id", "parent_id", "pinned", "archived", "questions", "head")
+_STATE: Final = ("birth", "revision", "op", "ops", "messages", "rewrites", "created_at", "updated_at", "activity", "model",
+                 "provider", "context_id", "parent_id", "pinned", "archived", "questions", "head")
 
 
 def _of(table: Any) -> ColumnElement[bool]:

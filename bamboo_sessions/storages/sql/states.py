@@ -68,15 +68,15 @@ def packed_head(head: Head) -> str:
 def columns(head: Head) -> dict[str, Any]:
     """What lists filter and sort by. A projection: the text beside it is what the session says."""
     return {
-        "updated_at": _text(head["updated_at"]),
-        **{name: _text(head.get(name)) for name in ("model", "provider", "context_id", "parent_id")},
+        **{name: as_column(head.get(name)) or "" for name in ("created_at", "updated_at")},
+        **{name: as_column(head.get(name)) for name in ("model", "provider", "context_id", "parent_id")},
         "pinned": bool(head.get("pinned", False)),
         "archived": bool(head.get("archived", False)),
         "questions": len(head.get("questions") or ()),
     }
 
 
-def _text(value: object) -> str | None:
+def as_column(value: object) -> str | None:
     """PostgreSQL has no NUL in its texts. Whoever compares such a field looks into the head as well."""
     return value.replace("\0", "\ufffd") if isinstance(value, str) else None
 

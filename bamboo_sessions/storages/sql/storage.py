@@ -21,7 +21,7 @@ from bamboo_sessions.errors import CorruptSession, RevisionConflict, SessionNotF
 from bamboo_sessions.storages.expiry import checked_ttl
 from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Head, Record, Stamp, Unchanged
 from bamboo_sessions.storages.sql.database import POOL_SIZE, ConnectionLost
-from bamboo_sessions.storages.sql.expiring import Expiring
+from bamboo_sessions.storages.sql.queries import Listing
 from bamboo_sessions.storages.sql.settings import Durability
 from bamboo_sessions.storages.sql.states import (
     UNTRACKED,
@@ -42,7 +42,7 @@ _NO_STAMP: Final = SqlStamp("", 0, "", 0, UNTRACKED, ())
 _log = structlog.get_logger("bamboo_sessions")
 
 
-class SqlStorage(Expiring):
+class SqlStorage(Listing):
     """Sessions in a database: SQLite for one machine, PostgreSQL for many.
 
     `url_or_engine`: `sqlite:///sessions.db`, `postgresql://user@host/database`, or an engine of SQLAlchemy's, whose pool is

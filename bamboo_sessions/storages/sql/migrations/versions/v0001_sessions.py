@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("ops", sa.Text, nullable=False),
         sa.Column("messages", sa.Integer, nullable=False),
         sa.Column("rewrites", sa.BigInteger, nullable=False),
+        sa.Column("created_at", exact, nullable=False),
         sa.Column("updated_at", exact, nullable=False),
         sa.Column("activity", sa.BigInteger, nullable=False),
         sa.Column("model", sa.Text),
@@ -43,6 +44,14 @@ def upgrade() -> None:
         sa.Column("head", sa.Text, nullable=False),
     )
     op.create_index("bamboo_session_newest", "bamboo_session", ["namespace", "updated_at", "id"])
+    op.create_index("bamboo_session_created", "bamboo_session", ["namespace", "created_at", "id"])
+    for owner in ("context_id", "parent_id"):
+        there = sa.text(f"{owner} IS NOT NULL")
+        op.create_index(f"bamboo_session_{owner}", "bamboo_session", ["namespace", owner, "updated_at", "id"],
+                        sqlite_where=there, postgresql_where=there)
+    for name, in_sqlite, in_postgresql in (("pinned", "pinned = 1", "pinned"), ("questions", "questions > 0", "questions > 0")):
+        op.create_index(f"bamboo_session_{name}", "bamboo_session", ["namespace", "updated_at", "id"],
+                        sqlite_where=sa.text(in_sqlite), postgresql_where=sa.text(in_postgresql))
     op.create_table(
         "bamboo_message",
         sa.Column("namespace", exact, primary_key=True),
