@@ -145,7 +145,6 @@ class Loads(Copies):
                 return session
         return session
 
-
     def _is_another(self, origin: Origin, stored: Stored | None) -> bool:
         """Whether what is stored, if anything, is not what such a copy descends from."""
         base = origin.base
