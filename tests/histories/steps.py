@@ -130,8 +130,8 @@ class Step:
         if maker is None or self.mine is None:
             return []
         made: list[State | None] = [maker.base if maker.base is None or maker.base.rev else None]
-        if maker.base is not None and (clean := self.life.states.get(maker.base.rev)) is not None:
-            made.append(clean)
+        if maker.base is not None:
+            made += self.committed(maker.base.rev)
         if self.guests and self.maker is not None:
             made += [op.mine for op in self.guests if op.mine is not None and (op in maker.tried or op.outcome == "kept")]
             made += [maker.base] if maker.base is not None else []
@@ -140,8 +140,28 @@ class Step:
             made += [state for rev, state in self.life.states.items() if first < rev < self.rev]
         return made
 
+    def committed(self, rev: int) -> list[State]:
+        """What the copy's base was without what a cache had put onto it; where nobody saw that, it was like one beside it."""
+        states = self.life.states
+        if not rev or rev in states:
+            return [states[rev]] if rev else []
+        near = (max((r for r in states if r < rev), default=0), min((r for r in states if r > rev), default=0))
+        return [states[r] for r in near if r]
+
+    def gone_on(self, element: Element) -> list[Any]:
+        """What was kept, and was not saved when the time ran out, goes on as a session of its own, whole: with whatever the
+        life that ended or its holders had of it."""
+        whole = self.life.whole
+        if whole.expiry is None or self.before is not NOTHING or all(op.outcome != "kept" for op in self.guests):
+            return []
+        ended = [state for life in whole.lives.values() if life is not self.life for state in life.states.values()]
+        return [state.facts.get(element) for state in [*ended, *(op.mine for op in self.guests)] if state is not None]
+
     def values(self, element: Element) -> list[Any]:
         """What the element may be now."""
+        return [*self.by_the_rules(element), *self.gone_on(element)]
+
+    def by_the_rules(self, element: Element) -> list[Any]:
         was = self.before.facts.get(element)
         theirs = [was] if self.is_sure else [was, *wanted(element, was, self.guests)]
         maker = self.maker

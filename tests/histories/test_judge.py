@@ -95,6 +95,17 @@ def test_an_edit_of_what_a_try_brought_along_is_an_edit():
     assert judge(history_of(log.records)).anomalies == []
 
 
+def test_what_an_unsaved_edit_stood_on_may_have_been_seen_by_nobody():
+    """A cache keeps an edit of a message, on a revision that nobody saw without it; its holder removes that message."""
+    log, a, b = begun()
+    log.op("save_and_cache", base=a, mine=state(1, "a.1m", "a.2m:2"), outcome="kept")
+    log.save(b, state(1, "a.1m", "a.2m", "b.3m"), None, outcome="killed", by="b")
+    dirty = log.op("load_merged", state(2, "a.1m", "a.2m:2", "b.3m"))
+    log.save(b, state(1, "a.1m", "a.2m", "c.4m"), state(3, "a.1m", "a.2m", "b.3m", "c.4m"), by="c")
+    log.save(dirty, state(2, "a.1m", "b.3m"), state(4, "a.1m", "b.3m", "c.4m"))
+    assert judge(history_of(log.records)).anomalies == []
+
+
 def test_what_the_maker_brought_is_no_half_of_somebody_elses_save():
     """Two words of one session were saved by nobody knows whom; a copy that had the first one only is saved."""
     log, a, b = begun()

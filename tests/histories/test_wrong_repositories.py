@@ -167,5 +167,5 @@ WRONG = {
 def test_a_wrong_repository_is_found_out(wrong, tmp_path, monkeypatch):
     """What one line of the library can do wrong shows in a history of some hundred operations, under its name."""
     wrong(monkeypatch)
-    found = (group(traffic(tmp_path / str(seed), seed=seed).anomalies) for seed in range(8))
+    found = (group(traffic(tmp_path / str(seed), seed=seed).anomalies) for seed in range(40))
     assert any(WRONG[wrong] in what for what in found)

@@ -35,6 +35,8 @@ HELD, HELD_LONG = 5, 40
 CALLS = ("ask-1", "ask-2")
 KEYS = ("k1", "k2", "k3")
 TAGS = ("red", "green", "blue")
+UNSPARED = 3
+"""Where sessions expire, all but every so many of them are never pinned and ask nothing: else hardly one would expire."""
 FAULTY = 6
 """Every so many sessions the storage fails now and then; in the others whatever is seen can be judged to the letter."""
 
@@ -89,6 +91,10 @@ class Actor:
         if int(session_id.rpartition("-")[2]) % FAULTY or self.dice.random() > often:
             return None
         return self.dice.choice(self.factory.ways)
+
+    def spares(self, session_id: str) -> bool:
+        """Whether something may be done to it that keeps it from expiring."""
+        return self.factory.ttl is None or int(session_id.rpartition("-")[2]) % UNSPARED == 0
 
     # -- looking
 
@@ -271,8 +277,9 @@ class Actor:
         self._intend("title", [title, source], lambda repo, sid: repo.set_title(sid, title, source=source))
 
     def pin(self) -> None:
-        pinned = self.dice.random() < 0.5
-        self._intend("pin", pinned, lambda repo, sid: repo.set_pinned(sid, pinned))
+        session_id = self.sid()
+        pinned = self.spares(session_id) and self.dice.random() < 0.5
+        self._intend("pin", pinned, lambda repo, sid: repo.set_pinned(sid, pinned), session_id)
 
     def tag(self) -> None:
         tag, kind = self.dice.choice(TAGS), self.dice.choice(("tag", "untag"))
@@ -282,8 +289,8 @@ class Actor:
         call, text = self.dice.choice(CALLS), f"answer-{self.word()}"
         self._intend("answer", [call, text], lambda repo, sid: repo.answer(sid, call, text))
 
-    def _intend(self, kind: str, what: Any, do: Callable[[SessionRepository, str], Any]) -> None:
-        session_id, r = self.sid(), self.repo()
+    def _intend(self, kind: str, what: Any, do: Callable[[SessionRepository, str], Any], session_id: str | None = None) -> None:
+        session_id, r = session_id or self.sid(), self.repo()
         fault = self.fault(session_id, 0.08)
         name = self.pen.begun(kind, session_id, r, v=what)
         self._doing(name, fault, lambda: do(self.repos[r], session_id))
@@ -398,7 +405,7 @@ class Actor:
             session.set_title(f"{source} {self.word()}", source=source)
 
     def _pin(self, session: Session) -> None:
-        session.pinned = not session.pinned
+        session.pinned = not session.pinned and self.spares(session.id)
 
     def _tag(self, session: Session) -> None:
         session.tags = session.tags ^ {self.dice.choice(TAGS)}
@@ -418,7 +425,8 @@ class Actor:
         session.model = f"model {self.word()}"
 
     def _ask(self, session: Session) -> None:
-        session.set_pending_question(self.dice.choice(CALLS), f"question {self.word()}")
+        if self.spares(session.id):
+            session.set_pending_question(self.dice.choice(CALLS), f"question {self.word()}")
 
     def _withdraw(self, session: Session) -> None:
         session.clear_pending_question(self.dice.choice((*CALLS, None)))

@@ -41,7 +41,7 @@ class Graves:
             if self._mode & 0o077:
                 with suppress(PermissionError):
                     self._files.set_mode(fd, self._mode)
-            size = self._append(fd, line)
+            size = self._append(fd, path, line)
             self._files.sync(fd)
         finally:
             self._files.close(fd)
@@ -49,14 +49,18 @@ class Graves:
         if size > _LOOK_FROM:
             self._trim(path)
 
-    def _append(self, fd: int, line: bytes) -> int:
-        """A line that a crash or a full disk left unfinished is ended first; alone it is ignored, having no checksum."""
+    def _append(self, fd: int, path: str, line: bytes) -> int:
+        """What no line break ends was never acknowledged. A power cut may leave anything there, line breaks too, of which
+        nobody could tell later, with a line behind it, that it is no damage: so it goes, and what began as a line is ended."""
         size = self._files.fstat(fd).st_size
-        torn = size > 0 and self._files.read_at(fd, 1, size - 1) != b"\n"
-        data = b"\n" + line if torn else line
-        if self._files.append(fd, data) != len(data):
+        if size > 0 and self._files.read_at(fd, 1, size - 1) != b"\n":
+            data = self._files.read_whole(path)
+            size = lines.torn_from(data)
+            self._files.truncate(fd, size)
+            line = line if data[:size].endswith(b"\n") or not size else b"\n" + line
+        if self._files.append(fd, line) != len(line):
             raise OSError(errno.ENOSPC, "the line was written in part")
-        return size + len(data)
+        return size + len(line)
 
     def _trim(self, path: str) -> None:
         kept = [line for line in self._files.read_whole(path).split(b"\n") if lines.checksum(line) >= 0]

@@ -55,3 +55,13 @@ def has_valid_line(data: bytes, start: int) -> bool:
             return True
         start += 1
     return False
+
+
+def torn_from(data: bytes) -> int:
+    """How much of data that no line break ends is kept: up to the end of the last line that begins as one, whole or not."""
+    end = len(data)
+    for part in reversed(data.split(b"\n")):
+        if part.startswith(START):
+            return min(end + 1, len(data))  # with its line break, where it has one
+        end -= len(part) + 1
+    return 0
