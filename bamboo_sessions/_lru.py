@@ -330,15 +330,19 @@ class Lru(Generic[V]):
     def _make_room(self, most: int) -> list[Held[V]]:
         """Evict until at most that many are left, or only unsaved ones, which are overdue then."""
         entries, gone = self._entries, []
-        while len(entries) > most and not (self._limit is not None and self._will_do(most)):
-            key = self._least()
-            if key is None:
-                break
-            if key in self._unsaved:
+        while len(entries) > most and (self._limit is None or not self._will_do(most)):
+            while self._oldest or self._sort():
+                entry = entries.get(key := self._oldest.pop())
+                if entry is not None and entry.tick <= self._sorted_at:
+                    break
+            else:
+                break  # there are only overdue ones, which have had their turn
+            if entry.unsaved is not None:
                 self._overdue[key] = None
                 continue
+            del entries[key]
             self._evictions += 1
-            gone.append(entry := entries.pop(key))
+            gone.append(entry)
             if self._limit is not None:
                 self._left.append((key, entry.context_id))
         return gone
@@ -347,15 +351,6 @@ class Lru(Generic[V]):
         """Whether those that are about to leave anyway make room enough."""
         size, limit = len(self._entries), self._limit or 0
         return size - len(self._overdue) <= most and size <= most + limit - self._capacity
-
-    def _least(self) -> str | None:
-        """The least recently used key; None where there are only overdue ones, which have had their turn."""
-        entries = self._entries
-        while self._oldest or self._sort():
-            entry = entries.get(key := self._oldest.pop())
-            if entry is not None and entry.tick <= self._sorted_at:
-                return key
-        return None
 
     def _sort(self) -> bool:
         """Whether there was anything to sort.
