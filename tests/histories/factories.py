@@ -312,4 +312,24 @@ class Postgres(Sqlite):
         (place / "url").write_text(servers.database())
 
 
-FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (JsonFiles, PortableJsonFiles, ExpiringJsonFiles, Memory, ThreeMethods, Layers, Sqlite, Postgres)}
+class PostgresFaults(Postgres):
+    """The same through a proxy, whose connections break, hang and come too late."""
+
+    name = "postgres-faults"
+    ways = (*WAYS, "reset", "lose reply", "torn reply", "refuse", "black hole", "slow")
+    _lines: tuple[Any, Any] | None = None
+
+    def open(self, cached: int = 10_000) -> Noting:
+        from tests.histories.wires import BadLine, Wired  # noqa: PLC0415 - it stands on this module
+        from tests.sql.proxy import FaultProxy  # noqa: PLC0415 - an extra
+
+        if self._lines is None:  # in the process that works here: a proxy has threads
+            url = (self.place / "url").read_text()
+            self._lines = FaultProxy(url), BadLine(url, self.place.name)
+        proxy, bad = self._lines
+        storage = SqlStorage(proxy.url, namespace=self.place.name, durability="process")
+        return self.bundle(Wired(storage, self.faults, bad), cached)
+
+
+FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (
+    JsonFiles, PortableJsonFiles, ExpiringJsonFiles, Memory, ThreeMethods, Layers, Sqlite, Postgres, PostgresFaults)}

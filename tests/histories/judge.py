@@ -134,7 +134,7 @@ class Judge:
                 act = b.first and self.expiry.renewed_before(b.first, a.birth)
                 if act:
                     self.report("replaced before its time", f"{a.birth[:6]} by {b.birth[:6]}", act, b.first)
-            elif not self.deletes(a.first.t0 if a.first else 0, b.first_t1):
+            elif not self.deletes(min(life.first.t0 if life.first else 0 for life in (a, b)), b.first_t1):  # either came first
                 self.report("replaced and nobody deleted it", f"{a.birth[:6]} by {b.birth[:6]}", a.last, b.first)
         for op in self.ops:
             if (op.kind in ("save", "save_and_cache") and op.outcome == "ok" and not op.tried and op.base and op.out

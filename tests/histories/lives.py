@@ -82,7 +82,10 @@ class Life:
         self.makers[rev] = op
 
     def shows(self, op: Op) -> bool:
-        """Whether the revision that the operation names says what nobody else says, and the one before does not."""
+        """Whether the revision that the operation names says what nobody else says, and the one before does not. Somebody else
+        may have made it, of what he had from another life."""
+        if self.makers.get(op.rev or 0, op) is not op:
+            return False
         before, state = self.states.get((op.rev or 0) - 1), self.states.get(op.rev or 0)
         return op.changed is True and before is not None and state is not None and says(op, state) and not says(op, before)
 

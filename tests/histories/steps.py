@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests.histories.history import FOREVER, INTENDED, NOTHING, Element, Op, State
 from tests.histories.rules import allowed
 from tests.histories.wants import (
+    additions,
     block,
     call_of,
     carried_out,
@@ -21,6 +22,7 @@ from tests.histories.wants import (
     intended,
     is_result,
     process,
+    stands_on_more,
     told,
     wanted,
     was_edited,
@@ -132,6 +134,8 @@ class Step:
         made: list[State | None] = [maker.base if maker.base is None or maker.base.rev else None]
         if maker.base is not None:
             made += self.committed(maker.base.rev)
+        if stands_on_more(maker):
+            made += self.committed(self.mine.rev)
         if self.guests and self.maker is not None:
             made += [op.mine for op in self.guests if op.mine is not None and (op in maker.tried or op.outcome == "kept")]
             made += [maker.base] if maker.base is not None else []
@@ -193,6 +197,14 @@ class Step:
             has_no_past(op) or was_edited(op, element) or self.was_edited_since_a_try(op, element)
             or (op.outcome == "kept" and self.is_near(op))) for op in makers)
 
+    def back_within(self) -> set[str]:
+        """What may have gone and come back in revisions that nobody saw, and by that to another place; `is_back` says how."""
+        found: set[str] = set()
+        for op in () if self.is_sure else (*self.guests, *([self.maker] if self.maker else [])):
+            if op.mine is not None:
+                found |= set(op.mine.order) if has_no_past(op) else set(additions(op)) if op.outcome == "kept" else set()
+        return found
+
     def was_edited_since_a_try(self, op: Op, element: Element) -> bool:
         """An earlier save of the copy proved applied, as a later one found, and gave it what others had stored by then. So the
         message may be one that no state in this record gave to its holder, and a version that was never stored is the holder's."""
@@ -231,7 +243,7 @@ class Step:
         if twice:
             self.report("a message is there twice", twice[0])
             return
-        moved = {name for op in (*self.guests, *([self.maker] if self.maker else [])) for name in edited(op)}
+        moved = {name for op in (*self.guests, *([self.maker] if self.maker else [])) for name in edited(op)} | self.back_within()
         self.in_order(self.before.order, moved, "two messages changed places")
         if self.mine is not None:
             self.in_order(self.mine.order, moved | self.came_by_another_way() | self.in_another_order(),
@@ -280,11 +292,12 @@ class Step:
                        and name not in self.life.seen_messages]
             if missing:
                 self.report("half of a save was stored", f"{here[0]} and not {missing[0]}, both of {op}")
-            elif not op.tried and (op is self.maker or not self.maker):  # a try before may have put parts of it elsewhere
+            elif not (op.tried or stands_on_more(op)) and (op is self.maker or not self.maker):  # else parts may be elsewhere
                 self.stands_together(op, here)
 
     def stands_together(self, op: Op, here: list[str]) -> None:
-        rest = [name for name in self.after.order if not is_result(name)]
+        back = self.back_within() - set(here)
+        rest = [name for name in self.after.order if not is_result(name) and name not in back]
         at = rest.index(here[0])
         if rest[at : at + len(here)] != here:
             self.report("a block was torn", f"{', '.join(here)} of {op}")

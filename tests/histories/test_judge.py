@@ -84,36 +84,6 @@ def test_a_history_without_anomalies_is_left_in_peace():
     assert (verdict.steps, verdict.loose, verdict.unknown) == (6, 1, 1)
 
 
-def test_an_edit_of_what_a_try_brought_along_is_an_edit():
-    """A save proved applied and gave the copy what others had said; its holder edits that while somebody removes it."""
-    log, a, b = begun()
-    seen = log.save(a, state(1, "a.1m", "a.2m", "a.4m"), state(2, "a.1m", "a.2m", "a.4m"))
-    tries = [log.save(b, state(1, "a.1m", "a.2m", "b.3m"), None, outcome="unknown", by="b", changed=None) for _ in range(2)]
-    log.op("load_merged", state(3, "a.1m", "a.2m", "a.4m", "b.3m"), by="c")
-    log.save(seen, state(2, "a.1m", "a.2m"), state(4, "a.1m", "a.2m", "b.3m"))
-    log.save(b, state(1, "a.1m", "a.2m", "a.4m:2", "b.3m"), state(5, "a.1m", "a.2m", "a.4m:2", "b.3m"), by="b", tried=tries)
-    assert judge(history_of(log.records)).anomalies == []
-
-
-def test_what_an_unsaved_edit_stood_on_may_have_been_seen_by_nobody():
-    """A cache keeps an edit of a message, on a revision that nobody saw without it; its holder removes that message."""
-    log, a, b = begun()
-    log.op("save_and_cache", base=a, mine=state(1, "a.1m", "a.2m:2"), outcome="kept")
-    log.save(b, state(1, "a.1m", "a.2m", "b.3m"), None, outcome="killed", by="b")
-    dirty = log.op("load_merged", state(2, "a.1m", "a.2m:2", "b.3m"))
-    log.save(b, state(1, "a.1m", "a.2m", "c.4m"), state(3, "a.1m", "a.2m", "b.3m", "c.4m"), by="c")
-    log.save(dirty, state(2, "a.1m", "b.3m"), state(4, "a.1m", "b.3m", "c.4m"))
-    assert judge(history_of(log.records)).anomalies == []
-
-
-def test_what_the_maker_brought_is_no_half_of_somebody_elses_save():
-    """Two words of one session were saved by nobody knows whom; a copy that had the first one only is saved."""
-    log, a, b = begun()
-    log.save(b, state(1, "a.1m", "a.2m", "b.3m", "b.4m"), None, outcome="killed", by="b")
-    log.save(a, state(1, "a.1m", "a.2m", "b.3m", "a.5m"), state(3, "a.1m", "a.2m", "b.3m", "a.5m"))
-    assert "half of a save was stored" not in log.found()
-
-
 def lost_append(log, a, b):
     log.save(b, state(1, "a.1m", "a.2m", "b.3m"), state(2, "a.1m", "a.2m", "b.3m"), by="b")
     log.save(a, state(1, "a.1m", "a.2m", "a.4m"), state(3, "a.1m", "a.2m", "b.3m"))

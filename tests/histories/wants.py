@@ -88,6 +88,12 @@ def has_no_past(op: Op) -> bool:
     return is_new and not (op.tried and all(tried.outcome == "unknown" and tried.kind == "save" for tried in op.tried))
 
 
+def stands_on_more(op: Op) -> bool:
+    """Whether its copy had learned since it was taken: a save of it that failed found that what the cache had tried with
+    it was stored, and went on from there."""
+    return op.mine is not None and op.base is not None and op.mine.birth == op.base.birth and op.mine.rev > op.base.rev > 0
+
+
 def process(op: Op) -> str:
     return op.name.partition(".")[0]
 
