@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.errors import InvalidMessage, InvalidValue, QuestionNotOpen
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.models.alignment import align
+from bamboo_sessions.models.fields import Read, Text
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.metadata import Metadata
@@ -23,42 +24,7 @@ from bamboo_sessions.models.state import CLOSED_KEPT, Head, Origin, State, chang
 from bamboo_sessions.models.times import checked_time
 from bamboo_sessions.models.values import check, checked_text, freeze, unpack
 
-T = TypeVar("T")
 _NOWHERE = Origin()
-
-
-class _Text:
-    """A plain text field of the head: read from it, replaced on assignment. None means "not set"."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, session: None, owner: type) -> _Text: ...
-    @overload
-    def __get__(self, session: Session, owner: type) -> str | None: ...
-    def __get__(self, session: Session | None, owner: type) -> _Text | str | None:
-        return self if session is None else cast("str | None", getattr(session._head, self.name))
-
-    def __set__(self, session: Session, value: str | None) -> None:
-        session._edit(**{self.name: None if value is None else checked_text(value, self.name)})
-
-
-class _Read(Generic[T]):
-    """A field of the head that only the library sets."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, session: None, owner: type) -> _Read[T]: ...
-    @overload
-    def __get__(self, session: Session, owner: type) -> T: ...
-    def __get__(self, session: Session | None, owner: type) -> _Read[T] | T:
-        return self if session is None else cast("T", getattr(session._head, self.name))
-
-    def __set__(self, session: Session, value: object) -> None:
-        raise AttributeError(f"session.{self.name} is set by the library")
 
 
 class Session:
@@ -76,29 +42,29 @@ class Session:
     _metadata: Metadata | None
     _origin: Origin
 
-    id = _Read[str]()
+    id = Read[str]()
     """The name that the caller gave: 1 to 512 characters, without NUL and lone surrogates."""
-    birth = _Read[str]()
+    birth = Read[str]()
     """A random token made by `Session.new`; tells a re-created session from its deleted predecessor."""
-    revision = _Read[int]()
+    revision = Read[int]()
     """How many changes were committed; 0: never saved."""
-    created_at = _Read[datetime]()
+    created_at = Read[datetime]()
     """When `Session.new` made it (UTC)."""
-    title_source = _Read["str | None"]()
+    title_source = Read["str | None"]()
     """Who gave the title: "user", "generated", or None."""
-    title_version = _Read[int]()
+    title_version = Read[int]()
     """How often the title was changed, by anybody; from 0."""
-    metadata_version = _Read[int]()
+    metadata_version = Read[int]()
     """How often a person changed the title, the pin, the archive flag or the tags; from 0."""
-    model = _Text()
+    model = Text()
     """Which model answers; any text, or None. Assigning what is no text raises `InvalidValue`; so for the next four."""
-    provider = _Text()
+    provider = Text()
     """Who runs the model; any text, or None."""
-    external_id = _Text()
+    external_id = Text()
     """The conversation's name in another system; any text, or None."""
-    context_id = _Text()
+    context_id = Text()
     """What the conversation belongs to, such as a project; any text, or None. Lists can be filtered by it."""
-    parent_id = _Text()
+    parent_id = Text()
     """The id of the session that this one came from; any text, or None. Lists can be filtered by it."""
 
     def __init__(self) -> None:
