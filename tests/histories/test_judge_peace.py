@@ -95,3 +95,11 @@ def test_what_the_maker_brought_is_no_half_of_somebody_elses_save():
     log.save(b, state(1, "a.1m", "a.2m", "b.3m", "b.4m"), None, outcome="killed", by="b")
     log.save(a, state(1, "a.1m", "a.2m", "b.3m", "a.5m"), state(3, "a.1m", "a.2m", "b.3m", "a.5m"))
     assert "half of a save was stored" not in log.found()
+
+
+def test_whose_tags_stand_where_there_is_no_common_past_is_one_question():
+    """The copy was edited more often, so all its tags stand, and that it has fewer is meant. Its holder was killed."""
+    log = begun(tags=["red"], version=1)[0]
+    log.save(None, state(0, "b.3m", birth="B0", tags=["blue"], version=3), None, outcome="killed", by="b")
+    log.op("load_merged", state(2, "a.1m", "a.2m", "b.3m", tags=["blue"], version=3), by="c")
+    assert judge(history_of(log.records)).anomalies == []

@@ -15,7 +15,8 @@ def wanted(element: Element, was: Any, ops: list[Op]) -> list[Any]:
             made += intended(op, element, was)
         elif op.mine is not None:
             ours = op.mine.facts.get(element)
-            if ours != (None if op.base is None else op.base.facts.get(element)) or op.tried:
+            has_all_tags = op.base is None and element[0] == "tag"  # without a common past they are one thing, not one each
+            if has_all_tags or op.tried or ours != (None if op.base is None else op.base.facts.get(element)):
                 made.append(ours)
     return made
 
