@@ -143,8 +143,9 @@ class Judge:
                             f"{op.base.birth[:6]} into {op.out.birth[:6]}", op)
 
     def deletes(self, after: float, before: float) -> list[Op]:
-        return [op for op in self.ops if op.kind == "delete" and op.outcome in ("ok", "unknown")
-                and op.t0 < before and op.t1 > after]
+        """Where sessions expire, "absent" as well: it was not shown any more, and was deleted all the same."""
+        done = ("ok", "unknown") if self.expiry is None else ("ok", "unknown", "absent")
+        return [op for op in self.ops if op.kind == "delete" and op.outcome in done and op.t0 < before and op.t1 > after]
 
     def judge_absences(self) -> None:
         for op in self.ops:

@@ -49,6 +49,8 @@ class Life:
     def shown(self, op: Op, state: State, *, clean: bool) -> None:
         if not clean:
             self.dirty.append((op, state))
+            if self.whole.expiry is not None:
+                return  # what a cache keeps it shows when the time has run out as well: it tells nothing of the storage
         else:
             known = self.states.get(state.rev)
             if known is None:

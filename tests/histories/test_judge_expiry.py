@@ -66,6 +66,26 @@ def test_what_was_kept_goes_on_as_a_session_of_its_own_and_nothing_else_does(kep
     assert log.found() == (set() if kept else {"a revision came from nowhere", "shown long after it had expired"})
 
 
+def test_a_delete_of_what_is_not_shown_any_more_is_one():
+    """It is told that there was nothing; and whoever has a copy, that it was deleted."""
+    log, copy = begun()
+    log.wait(300)
+    log.op("delete", outcome="absent", by="c")
+    log.save(copy, state(1, "a.1m", "b.2m"), None, outcome="deleted", by="b")
+    assert log.found() == set()
+
+
+def test_what_a_cache_keeps_is_shown_when_the_time_has_run_out():
+    """It is somebody's work, and the only copy. That another life of the session came and went is no matter."""
+    log, copy = begun()
+    log.op("save_and_cache", base=copy, mine=state(1, "a.1m", "b.2m"), outcome="kept", by="b")
+    log.wait(300)
+    log.save(None, state(0, "c.3m", birth="B2"), state(1, "c.3m", birth="B2"), by="c")
+    log.op("delete", by="c")
+    log.op("load_merged", state(1, "a.1m", "b.2m"), by="b")
+    assert log.found() == set()
+
+
 def purged_while_active(log, copy):
     """A touch was acknowledged, and soon after that the session is gone."""
     log.wait(90)
