@@ -175,11 +175,9 @@ class LockedSessionStore(Expiring):
                 state, origin = _settle(entry, origin.attempt)
             plan = self._plan(state, origin, stored, now)
         _warn_of_future(state.head, now)
-        base = self._commit(session, state, origin, stored, plan)
+        base = self._committed(session, state, origin, stored, plan)
         if hold.at is not None:
             hold.at = base
-        for publisher in self._listeners():
-            publisher.committed(base, origin.unsaved)
         if self.lifetimes is not None:  # last: it speaks of what was published, and not of the copies before
             self.lifetimes.renewed(state.head.id, now.timestamp())
         _rebase(session, state, base)
@@ -196,6 +194,17 @@ class LockedSessionStore(Expiring):
             if self.has_expired(state.head.id, origin):
                 raise SessionExpired(state.head.id) from error
             raise
+
+    def _committed(self, session: Session, mine: State, origin: Origin, stored: Stored | None, plan: Plan) -> Base:
+        """Durable, and told to all caches. Over a storage with a lock nobody else can commit in between."""
+        expected = None if self._excludes else self._expected(mine.head.id)
+        try:
+            base = self._commit(session, mine, origin, stored, plan)
+            self._publish(base, origin.unsaved, expected)
+            return base
+        finally:
+            for publisher, ticket in expected or ():
+                publisher.release(ticket)
 
     def _commit(self, session: Session, mine: State, origin: Origin, stored: Stored | None, plan: Plan) -> Base:
         if plan.state is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from bamboo_sessions.cache import DROP, KEEP, Cached, Put, SessionCache, Verdict
+from bamboo_sessions.cache import DROP, KEEP, Cached, Put, SessionCache, Ticket, Verdict
 from bamboo_sessions.clock import Clock
 from bamboo_sessions.errors import StorageError
 from bamboo_sessions.ids import new_token
@@ -31,13 +31,24 @@ class Copies:
 
     # -- the publisher's side: called under the session's lock, no I/O ---------------------------------------------
 
-    def committed(self, base: Base, saver: str | None) -> None:
-        """Take up a commit; see `Publisher`."""
+    def expect(self, session_id: str) -> Ticket:
+        """A commit is about to be made over a storage without a lock; see `Publisher`."""
+        return self.cache.ticket(session_id)
+
+    def release(self, ticket: Ticket) -> None:
+        """It was taken up, or it failed."""
+        self.cache.release(ticket)
+
+    def committed(self, base: Base, saver: str | None, ticket: Ticket | None = None) -> None:
+        """Take up a commit; see `Publisher`. Where others may have been faster, what was seen of theirs since and was evicted
+        again cannot be compared with; so nothing is cached then, and the next load reads what is stored."""
         if self.persistence.lifetimes is not None:
             self._set_aside_for(base)
 
         def decide(entry: Cached[Session] | None) -> Verdict[Session]:
             cached = copy_of(entry)
+            if cached is None and ticket is not None and ticket.void:
+                return KEEP
             made = after_commit(cached, base, saver)
             return KEEP if made is cached else self._put(made)
 

@@ -292,7 +292,7 @@ def test_a_strict_storage_notices_io_within_a_publish():
     repo = bundle(storage)
 
     class Curious(SessionRepository):
-        def committed(self, base, saver):
+        def committed(self, base, saver, ticket=None):
             self.storage.exists(base.state.head.id)
 
     curious = Curious(repo.cache, storage, repo.persistence)

@@ -93,7 +93,7 @@ def ignores_removals(patch):
 
 def tells_no_cache(patch):
     """A save is stored, and the cache of the same repository goes on with what it had."""
-    patch.setattr(SessionRepository, "committed", lambda repo, base, saver: None)
+    patch.setattr(SessionRepository, "committed", lambda repo, base, saver, ticket=None: None)
 
 
 def never_looks(patch):

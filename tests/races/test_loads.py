@@ -229,6 +229,34 @@ def test_a_late_publish_does_not_replace_a_newer_copy(steered_repo, storage, clo
     assert texts(repo.cache.peek("s")) == ["one", "mine", "theirs"]
 
 
+@pytest.mark.parametrize("fresh", [False, True], ids=["saved before", "first save"])
+def test_a_late_publish_does_not_fill_the_gap_that_a_newer_copy_left(steered_repo, storage, clock, fresh):
+    """The newer state was shown and evicted again before our own publish comes: no load goes back behind it."""
+    if hasattr(steered_repo.storage, "lock"):
+        pytest.skip("the storage's own lock keeps the other one out")
+    repo = steered_repo
+    mine = Session.new("s", clock=clock) if fresh else begin(repo, "one")
+    mine.add_message(Message.user("mine"))
+    with held(repo.storage, "was committed", repo.save, mine) as saver:
+        theirs = bundle(storage, clock)
+        session = theirs.load_merged("s")
+        session.add_message(Message.user("theirs"))
+        theirs.save(session)
+        seen = texts(repo.load_merged("s"))
+        assert seen[-1] == "theirs"
+        repo.cache.invalidate("s")
+    saver.result()
+    assert texts(repo.load("s")) == seen
+    assert repo.cache._tickets == {}
+
+
+def test_a_save_that_nobody_overtook_is_cached(steered_repo, clock):
+    """Also where others might have been faster: the load after it asks no storage."""
+    begin(steered_repo, "one")
+    steered_repo.storage.always("read", failing())
+    assert texts(steered_repo.load("s")) == ["one"]
+
+
 def test_hits_go_on_while_a_save_is_in_progress(steered_repo):
     """P7, P11: with a save held in the storage and the session's lock taken, loads of that session answer at once."""
     repo = steered_repo

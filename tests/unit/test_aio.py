@@ -55,7 +55,7 @@ def say(word):
 # -- the same face -----------------------------------------------------------------------------------------------
 
 
-PUBLISHER = {"committed", "deleted", "known", "purged"}
+PUBLISHER = {"committed", "deleted", "expect", "known", "purged", "release"}
 """Called by the store under a lock, never by users."""
 
 

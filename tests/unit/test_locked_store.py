@@ -20,6 +20,7 @@ from bamboo_sessions import (
     SessionNotFound,
     StorageUnavailable,
 )
+from bamboo_sessions.cache import Ticket
 from tests.support import WholeSessions, Worker, texts
 
 
@@ -34,7 +35,13 @@ class Listener:
     def __init__(self):
         self.heard = []
 
-    def committed(self, base, saver):
+    def expect(self, session_id):
+        return Ticket(session_id)
+
+    def release(self, ticket):
+        ticket.void = True
+
+    def committed(self, base, saver, ticket=None):
         self.heard.append(("committed", base.state.head.revision, saver))
 
     def deleted(self, session_id):
