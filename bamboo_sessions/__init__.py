@@ -4,7 +4,7 @@ The map, from the ground up; imports only point down:
 
     words      models/  ids  errors  clock          what everything speaks of
     rules      merge  merge_messages  reconcile     pure decisions
-               codec  listing
+               codec  listing  search
     tools      cache  _locks  _files                know keys and values, no sessions
     storages   storages/                            hold records, apply commits
     policy     locked_store  _holds                 lock, read, merge, commit, publish
@@ -56,6 +56,8 @@ from bamboo_sessions.models import (
     Repair,
     Role,
     SaveResult,
+    SearchHit,
+    SearchPage,
     Session,
     SessionPage,
     SessionSummary,
@@ -106,6 +108,8 @@ __all__ = [
     "Role",
     "RuntimeSessionPersistence",
     "SaveResult",
+    "SearchHit",
+    "SearchPage",
     "Session",
     "SessionCache",
     "SessionDeleted",

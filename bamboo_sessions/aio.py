@@ -27,6 +27,7 @@ from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.filters import Order, Path
 from bamboo_sessions.models import SaveResult, Session, SessionPage
 from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.models.hits import SearchPage
 from bamboo_sessions.repository import Answer, SessionRepository
 
 T = TypeVar("T")
@@ -129,6 +130,19 @@ class AsyncSessionRepository(Queued):
                          parent_id=parent_id, pinned=pinned, archived=archived, tag=tag,
                          has_open_question=has_open_question, tags=tags, updated_after=updated_after,
                          updated_before=updated_before, metadata=metadata, order=order)
+        return await self._freely(wanted)
+
+    async def search(self, words: str, limit: int = 20, cursor: str | None = None, *, prefix: bool = False,
+                     model: str | None = None, provider: str | None = None, context_id: str | None = None,
+                     parent_id: str | None = None, pinned: bool | None = None, archived: bool | None = None,
+                     tag: str | None = None, has_open_question: bool | None = None, tags: Iterable[str] = (),
+                     updated_after: datetime | None = None, updated_before: datetime | None = None,
+                     metadata: Mapping[str | Path, Any] | None = None) -> SearchPage:
+        """Titles and messages in which all of these words are, at most `limit` of them, the newest sessions first."""
+        wanted = partial(self.sync.search, words, limit, cursor, prefix=prefix, model=model, provider=provider,
+                         context_id=context_id, parent_id=parent_id, pinned=pinned, archived=archived, tag=tag,
+                         has_open_question=has_open_question, tags=tags, updated_after=updated_after,
+                         updated_before=updated_before, metadata=metadata)
         return await self._freely(wanted)
 
     # -- saving --------------------------------------------------------------------------------------------------

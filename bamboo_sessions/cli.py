@@ -100,4 +100,20 @@ def make_app() -> "typer.Typer":
 
         raise typer.Exit(upkeep.copy(source, target, as_json=json))
 
+    @app.command()
+    def search(
+        store: Annotated[str, typer.Argument(help="A folder or a URL, such as sqlite:///chats.db.")],
+        words: Annotated[list[str], typer.Argument(help="What to look for: all of these words, in one title or one message.")],
+        limit: Annotated[int, typer.Option(min=1, help="How many places to show.")] = 20,
+        prefix: Annotated[bool, typer.Option("--prefix", help="The last word may be the beginning of a longer one.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="One JSON object a place, a line each.")] = False,
+    ) -> None:
+        """Find words in titles and messages, the newest sessions first.
+
+        Exit code 0: something was found. 1: nothing was, or the store cannot be searched. 2: bad usage.
+        """
+        from bamboo_sessions import upkeep  # noqa: PLC0415 - its display needs the extra
+
+        raise typer.Exit(upkeep.search(store, " ".join(words), limit, prefix=prefix, as_json=json))
+
     return app

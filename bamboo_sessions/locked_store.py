@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
 
@@ -31,8 +31,10 @@ from bamboo_sessions.storages.protocol import (
     Storage,
     has_current_stamps,
     has_held_reads,
+    has_likely_stamps,
     has_plain_reads,
     has_usage_log,
+    makes_room,
 )
 from bamboo_sessions.storages.records import Answer, as_committed, commit_of, follow, split
 
@@ -42,6 +44,9 @@ _TRIES: Final = 20
 """How often a save starts again where a storage without a lock let somebody else be first."""
 _STAND_BACK: Final = 0.25
 """Seconds that it waits before that, at most."""
+_OVERTAKEN: Final = 3
+"""How often it was overtaken when it asks such a storage for a moment in which nobody else commits. One busy writer would
+overtake a slower one for ever: the longer that one waits, the more there is to read and to merge."""
 
 Read = Callable[[str, object], Answer]
 
@@ -72,6 +77,10 @@ class LockedSessionStore(Expiring):
         self._read_held = self.records.read_held if has_held_reads(self.records) else self.records.read
         self._read_plain: Callable[[str], Answer] = (
             self.records.read_plain if has_plain_reads(self.records) else self.records.read)
+        self._is_likely: Callable[[str, object], bool] | None = (
+            self.records.is_likely if has_likely_stamps(self.records) else None)
+        self._alone: Callable[[str], AbstractContextManager[object]] | None = (
+            self.records.alone if makes_room(self.records) else None)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -111,14 +120,20 @@ class LockedSessionStore(Expiring):
         with self._holds.hold(entry._head.id, timeout) as hold:
             if session._origin is not entry._origin:
                 entry = session.snapshot()  # another save of this object was ahead in the queue and moved its base
+            likely = self._likely(entry)
+            if likely is not None:
+                with suppress(RevisionConflict):  # it was not, or there was nothing to commit
+                    return self._save_onto(likely, session, entry, hold, guessed=True)
             for tries in range(_TRIES - 1):
                 try:
-                    return self._save_held(session, entry, hold)
+                    with self._room(entry._head.id, tries, hold):
+                        return self._save_held(session, entry, hold)
                 except RevisionConflict:
                     if hold.at is not None:
                         raise  # an edit around this save was overtaken: to read again here would hide that
                     self._stand_back(tries)
-            return self._save_held(session, entry, hold)
+            with self._room(entry._head.id, _TRIES, hold):
+                return self._save_held(session, entry, hold)
 
     save_runtime_session = save
 
@@ -159,10 +174,26 @@ class LockedSessionStore(Expiring):
         writers of one session need more room than few."""
         self._clock.sleep(random.uniform(0, min(0.005 * 2**tries, _STAND_BACK)))  # noqa: S311 - jitter, not a secret
 
+    def _room(self, session_id: str, tries: int, hold: Hold) -> AbstractContextManager[object]:
+        """For a try; from the fourth on nobody else commits meanwhile, where the storage can see to that."""
+        if self._alone is None or tries < _OVERTAKEN or hold.at is not None:
+            return nullcontext()
+        return self._alone(session_id)
+
+    def _likely(self, entry: Session) -> Stored | None:
+        """What the copy descends from, where storage most likely holds that and a commit will tell; else it takes a look."""
+        origin, base = entry._origin, entry._origin.base
+        if self._is_likely is None or base is None or base.store != self.records.store_id:
+            return None
+        if origin.attempt is not None or not self._is_likely(entry._head.id, base.stamp):
+            return None
+        return Stored(base, follows=True)
+
     def _save_held(self, session: Session, entry: Session, hold: Hold) -> SaveResult:
         return self._save_onto(self._look(self._read_held, entry._head.id, entry._origin.base), session, entry, hold)
 
-    def _save_onto(self, stored: Stored | None, session: Session, entry: Session, hold: Hold) -> SaveResult:
+    def _save_onto(self, stored: Stored | None, session: Session, entry: Session, hold: Hold, *,
+                   guessed: bool = False) -> SaveResult:
         state, origin, now = entry._state(), entry._origin, self._clock.now()
         _refuse_moved(hold, stored)
         if stored is not None and self.lifetimes is not None:
@@ -174,6 +205,8 @@ class LockedSessionStore(Expiring):
                 _settle(session, origin.attempt)
                 state, origin = _settle(entry, origin.attempt)
             plan = self._plan(state, origin, stored, now)
+        if guessed and plan.state is None:  # without a commit nothing tells whether the guess was right
+            raise RevisionConflict(state.head.id, (state.head.birth, state.head.revision), None)
         _warn_of_future(state.head, now)
         base = self._committed(session, state, origin, stored, plan)
         if hold.at is not None:
@@ -251,13 +284,15 @@ class LockedSessionStore(Expiring):
             joined = hold.at is not None
             for tries in range(_TRIES - 1):
                 try:
-                    return self._update_held(session_id, change, hold)
+                    with self._room(session_id, tries, hold):
+                        return self._update_held(session_id, change, hold)
                 except RevisionConflict:
                     if joined:
                         raise
                     hold.at = None
                     self._stand_back(tries)
-            return self._update_held(session_id, change, hold)
+            with self._room(session_id, _TRIES, hold):
+                return self._update_held(session_id, change, hold)
 
     def _update_held(self, session_id: str, change: Callable[[Session], object], hold: Hold) -> SaveResult:
         session = self._newest(session_id, hold)

@@ -17,6 +17,7 @@ import attrs
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.errors import RevisionConflict, StorageError
+from bamboo_sessions.moving_usage import UsageCopying
 from bamboo_sessions.storages.adapted import as_records
 from bamboo_sessions.storages.opening import open_storage
 from bamboo_sessions.storages.protocol import (
@@ -42,9 +43,10 @@ _LOCK_TIMEOUT: Final = 30.0
 
 @attrs.frozen(slots=True)
 class CopyProblem:
-    """A session that could not be copied, or stands differently in the target; nothing of it was changed there."""
+    """Something that could not be copied, or stands differently in the target; nothing of that was changed there."""
 
     session_id: str
+    """Whose it is; a path for damage that belongs to no session, empty for what concerns them all."""
     why: str
 
 
@@ -58,6 +60,8 @@ class CopyReport:
     """Sessions that it had at an earlier revision, from an earlier pass or run; how often."""
     same: int = 0
     """Sessions that it had as they are before this run."""
+    usage_lines: int = 0
+    """Lines of token usage that were brought."""
     passes: int = 0
     settled: bool = False
     """The last pass found nothing new: what the source held then is all there, but for `problems`."""
@@ -73,7 +77,8 @@ def copy_sessions(source: Place, target: Place, *, progress: Progress | None = N
     """Copy every session of `source` into `target`; each is a path, a URL, or a storage, which stays open.
 
     May be interrupted and run again, and others may write to the source meanwhile: passes follow until one finds nothing
-    new, `passes` at most. Each session is read back and compared. `progress` is called with (sessions looked at, sessions in
+    new, `passes` at most. Each session is read back and compared. Its token usage comes with it, line by line, also what is
+    appended to that later. `progress` is called with (sessions looked at, sessions in
     all) of each pass. What cannot be copied is in the report's `problems`; a store that fails as a whole raises `StorageError`.
 
     Not copied: expired sessions, which are gone for everybody; what was deleted from the target since it was copied there,
@@ -109,6 +114,7 @@ class _Copying:
         self._same: set[str] = set()
         self._written: set[str] = set()
         self._brought: dict[str, tuple[int, str]] = {}  # the (revision, commit) that this run saw or made in both
+        self._usage = UsageCopying(source, target)
         self._problems: dict[str, str] = {}
 
     def run(self, passes: int) -> CopyReport:
@@ -116,11 +122,13 @@ class _Copying:
         while moved and made < passes:
             moved, made = self._pass(), made + 1
         self._note_damage()
-        problems = tuple(CopyProblem(session_id, why) for session_id, why in sorted(self._problems.items()))
-        return CopyReport(self._copied, self._updated, len(self._same - self._written), made, not moved, problems)
+        found = [*(("", why) for why in self._usage.unable()), *sorted(self._problems.items())]
+        problems = tuple(CopyProblem(session_id, why) for session_id, why in found)
+        same = len(self._same - self._written)
+        return CopyReport(self._copied, self._updated, same, self._usage.copied, made, not moved, problems)
 
     def _pass(self) -> int:
-        """How many sessions it had to write."""
+        """How many steps it had to take: none, where the target has what the source had."""
         there = {head["id"]: _state_of(head) for head, _ in self._target.heads()}
         found = [(head["id"], _state_of(head)) for head, _ in self._source.heads()]
         moved = 0
@@ -130,6 +138,8 @@ class _Copying:
                 self._same.add(session_id)
             else:
                 moved += self._one(session_id)
+            if session_id not in self._problems:
+                moved += self._usage_of(session_id, state[0])
         self._told(len(found), len(found))
         return moved
 
@@ -150,6 +160,16 @@ class _Copying:
         except StorageError as error:
             self._problems[session_id] = str(error)
             return False
+
+    def _usage_of(self, session_id: str, birth: str) -> bool:
+        """The same for its usage log. Needs no lock: what is added names what it stands on."""
+        try:
+            moved, why = self._usage.bring(session_id, birth)
+        except StorageError as error:
+            moved, why = False, f"its token usage: {error}"
+        if why is not None:
+            self._problems[session_id] = why
+        return moved
 
     def _bring(self, session_id: str) -> bool:
         with self._held(session_id):

@@ -26,11 +26,13 @@ from bamboo_sessions.ids import check_session_id
 from bamboo_sessions.locked_store import LockedSessionStore
 from bamboo_sessions.models import SaveResult, Session, SessionPage
 from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.models.hits import SearchPage
 from bamboo_sessions.repository_loads import Loads
 from bamboo_sessions.repository_unsaved import Unsaved
+from bamboo_sessions.search import Query
 from bamboo_sessions.storages.opening import open_storage
 from bamboo_sessions.storages.protocol import Checks, RecordStorage, Storage, has_checks
-from bamboo_sessions.storages.records import listed
+from bamboo_sessions.storages.records import listed, searched
 
 Answer = str | list[Any]
 """Text or content parts; named here because `SessionRepository.list` hides the builtin inside the class."""
@@ -179,6 +181,26 @@ class SessionRepository(Loads, Unsaved):
         wanted = Filter(model, provider, context_id, parent_id, pinned, archived, tag, has_open_question, tags, updated_after,
                         updated_before, metadata, order)
         return listed(self.persistence.records, wanted, limit, cursor)
+
+    def search(self, words: str, limit: int = 20, cursor: str | None = None, *, prefix: bool = False, model: str | None = None,
+               provider: str | None = None, context_id: str | None = None, parent_id: str | None = None,
+               pinned: bool | None = None, archived: bool | None = None, tag: str | None = None,
+               has_open_question: bool | None = None, tags: Iterable[str] = (), updated_after: datetime | None = None,
+               updated_before: datetime | None = None, metadata: Mapping[str | Path, Any] | None = None) -> SearchPage:
+        """Titles and messages in which all of these words are, at most `limit` of them, in the sessions that pass the filters,
+        which are those of `list`. Sessions come by their last change, the newest first; of each the title, then its messages.
+
+        `words` is what a user wrote: letters and digits count, without regard to case and accents, and nothing else means
+        anything. `prefix`: the last one may be the beginning of a longer word. Not searched: system and developer messages, and
+        whatever is no text (arguments of tools, metadata, ids). What is committed is found at once; what is not saved is not.
+
+        Go on with `cursor=page.next_cursor` and the same question until that is None. Raises `InvalidValue` where there is no
+        letter and no digit in `words` or more than 1,000 characters, and what `list` raises it for; `StorageUnavailable`
+        where the storage cannot search.
+        """
+        wanted = Filter(model, provider, context_id, parent_id, pinned, archived, tag, has_open_question, tags, updated_after,
+                        updated_before, metadata)
+        return searched(self.persistence.records, Query.read(words, prefix=prefix), wanted, limit, cursor)
 
     # -- saving --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What `bamboo-sessions check`, `repair` and `copy` do: results as text or as lines of JSON, and the exit code.
+"""What `bamboo-sessions check`, `repair`, `copy` and `search` do: results as text or as lines of JSON, and the exit code.
 
 What takes long shows how far it is, on a terminal only. JSON goes out line by line as findings come, so that a
 pipe sees the first one early.
@@ -18,7 +18,16 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from bamboo_sessions import CopyReport, InvalidValue, JsonFileStorage, SessionError, copy_sessions
+from bamboo_sessions import (
+    CopyReport,
+    InvalidValue,
+    JsonFileStorage,
+    SearchHit,
+    SearchPage,
+    SessionError,
+    SessionRepository,
+    copy_sessions,
+)
 from bamboo_sessions.models.findings import Finding
 
 FINE, DAMAGED, BAD_USAGE = 0, 1, 2
@@ -70,9 +79,49 @@ def copy(source: str, target: str, *, as_json: bool) -> int:
     return FINE if report.settled and not report.problems else DAMAGED
 
 
+def search(store: str, words: str, limit: int, *, prefix: bool, as_json: bool) -> int:
+    """Print where the words are; 1 where they are nowhere."""
+    if "://" not in store and not _is_store(Path(store)):
+        return _refuse(f"{store}: no store is there")
+    try:
+        with SessionRepository.open(store) as repo:
+            page = repo.search(words, limit, prefix=prefix)
+    except InvalidValue as error:
+        return _refuse(str(error))
+    except SessionError as error:
+        return _failed(str(error), as_json=as_json)
+    if as_json:
+        for hit in page.items:
+            typer.echo(json.dumps(_as_object(hit)))
+    else:
+        _show(page)
+    return FINE if page.items else DAMAGED
+
+
+def _as_object(hit: SearchHit) -> dict[str, object]:
+    return {"session_id": hit.session.id, "title": hit.session.title, "index": hit.index, "message_id": hit.message_id, "role": hit.role,
+            "updated_at": hit.session.updated_at.isoformat(), "snippet": hit.snippet, "marks": hit.marks}
+
+
+def _show(page: SearchPage) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+    for hit in page.items:
+        where = "title" if hit.index is None else f"{hit.index} {hit.role}"
+        text = Text(hit.snippet)
+        for begin, end in hit.marks:
+            text.stylize("bold reverse", begin, end)
+        console.print(Text(f"{hit.session.id}  {where}  "), text, sep="")
+    if not page.items:
+        typer.echo("nothing found")
+    elif page.next_cursor is not None:
+        typer.echo("there is more: --limit shows it")
+
+
 def _told_of(report: CopyReport) -> Iterator[str]:
     yield f"{report.copied} copied, {report.updated} brought up to date, {report.same} there already, {len(report.problems)} not copied"
-    yield from (f"{problem.session_id!r}: {problem.why}" for problem in report.problems)
+    if report.usage_lines:
+        yield f"{report.usage_lines} lines of token usage"
+    yield from (f"{problem.session_id!r}: {problem.why}" if problem.session_id else problem.why for problem in report.problems)
     if not report.settled:
         yield "writers changed more than could be followed: run it again"
 

@@ -1,6 +1,7 @@
 """The words of the library: values that everything above speaks of, and nothing that does anything."""
 
 from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.models.hits import SearchHit, SearchPage
 from bamboo_sessions.models.message import Message, Role, ToolCall
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.metadata import Metadata
@@ -11,5 +12,6 @@ from bamboo_sessions.models.summary import Conflict, SaveResult, SessionPage, Se
 
 __all__ = [
     "Attempt", "Base", "Conflict", "Finding", "Head", "MergeRule", "Message", "Messages", "Metadata", "Origin",
-    "PendingQuestion", "Repair", "Role", "SaveResult", "Session", "SessionPage", "SessionSummary", "State", "ToolCall",
+    "PendingQuestion", "Repair", "Role", "SaveResult", "SearchHit", "SearchPage", "Session", "SessionPage",
+    "SessionSummary", "State", "ToolCall",
 ]

@@ -28,6 +28,7 @@ from bamboo_sessions.errors import StorageUnavailable
 from bamboo_sessions.ids import check_session_id
 from bamboo_sessions.models import Session, SessionPage
 from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.models.hits import SearchPage
 from bamboo_sessions.storages.adapted import as_records
 from bamboo_sessions.storages.layers_above import LayerAbove, LayerStats
 from bamboo_sessions.storages.layers_known import Knowledge, Known, advanced, first_record, known_of
@@ -46,7 +47,9 @@ from bamboo_sessions.storages.protocol import (
     has_late_expiry,
     has_locks,
     has_queries,
+    has_search,
     has_usage_log,
+    has_usage_reads,
     keeps_records,
 )
 from bamboo_sessions.storages.records import Answer, RecordBacked
@@ -123,8 +126,13 @@ class LayeredStorage(RecordBacked):
             self.is_current: Callable[[Stamp], bool] = self._is_current
         if has_usage_log(last):
             self.append_usage: Callable[[str, bytes], None] = last.append_usage
+        if has_usage_reads(last):
+            self.read_usage: Callable[[str, str], Sequence[bytes]] = last.read_usage
+            self.add_usage: Callable[[str, str, Sequence[bytes], int], bool] = last.add_usage
         if has_queries(last):
             self.page: Callable[..., SessionPage] = last.page
+        if has_search(last):
+            self.search: Callable[..., SearchPage] = last.search
         if has_checks(last):
             self._repair_of_last = last.repair
             self.check: Callable[..., Iterator[Finding]] = last.check

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeVar
@@ -19,10 +19,13 @@ from bamboo_sessions._locks import _after_fork
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import check_usage, patch_json
 from bamboo_sessions.errors import CapacityExceeded, RevisionConflict, SessionNotFound
+from bamboo_sessions.filters import Filter
 from bamboo_sessions.ids import new_birth
+from bamboo_sessions.models.hits import SearchPage
+from bamboo_sessions.search import Query, page
 from bamboo_sessions.storages.expiry import NONE_LEFT, checked_ttl, later_ttl, left_of
 from bamboo_sessions.storages.protocol import OPS_KEPT, UNCHANGED, Change, Commit, Delta, Record, Stamp, Unchanged
-from bamboo_sessions.storages.records import RecordBacked
+from bamboo_sessions.storages.records import RecordBacked, leave_out
 
 _BURIED_KEPT: Final = 10_000
 _Key = TypeVar("_Key")
@@ -176,6 +179,12 @@ class MemoryStorage(RecordBacked):
             heads = [(kept.head, len(kept.messages)) for kept in self._kept.values() if not self._has_expired(kept)]
         return ((deepcopy(head), count) for head, count in heads)  # a head that is kept is replaced, never modified
 
+    def search(self, query: Query, wanted: Filter, limit: int, cursor: str | None = None) -> SearchPage:
+        """See `Search`: by a look at everything."""
+        with self._lock:
+            there = [(kept.head, tuple(kept.messages)) for kept in self._kept.values() if not self._has_expired(kept)]
+        return page(there, query, wanted, limit, cursor, leave_out)
+
     def append_usage(self, session_id: str, line: bytes) -> None:
         """See `UsageLog`; kept in memory."""
         check_usage(line)
@@ -183,6 +192,23 @@ class MemoryStorage(RecordBacked):
             if session_id not in self._kept:
                 raise SessionNotFound(session_id)
             self._kept[session_id].usage.append(line)
+
+    def read_usage(self, session_id: str, birth: str) -> Sequence[bytes]:
+        """See `UsageReads`."""
+        with self._lock:
+            kept = self._kept.get(session_id)
+            return () if kept is None or kept.stamp.birth != birth else tuple(kept.usage)
+
+    def add_usage(self, session_id: str, birth: str, lines: Sequence[bytes], after: int) -> bool:
+        """See `UsageReads`."""
+        for line in lines:
+            check_usage(line)
+        with self._lock:
+            kept = self._kept.get(session_id)
+            if kept is None or kept.stamp.birth != birth or len(kept.usage) != after:
+                return False
+            kept.usage.extend(lines)
+            return True
 
     # -- time to live --------------------------------------------------------------------------------------------
 

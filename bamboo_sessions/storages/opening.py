@@ -10,7 +10,7 @@ from bamboo_sessions.clock import Clock
 from bamboo_sessions.errors import InvalidValue
 from bamboo_sessions.storages.protocol import Storage
 
-_DATABASES: Final = ("sqlite", "postgresql", "postgres")
+_DATABASES: Final = ("sqlite", "postgresql", "postgres", "mariadb", "mysql")  # the last two are refused there, with the reason
 
 
 def open_storage(where: str | PathLike[str], *, clock: Clock, **options: Any) -> Storage:

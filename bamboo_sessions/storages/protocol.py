@@ -20,6 +20,8 @@ from bamboo_sessions._frozen import frozen
 from bamboo_sessions.filters import Filter
 from bamboo_sessions.models import Session, SessionPage
 from bamboo_sessions.models.findings import Finding, Repair
+from bamboo_sessions.models.hits import SearchPage
+from bamboo_sessions.search import Query
 
 OPS_KEPT: Final = 64
 """How many operation ids a record remembers: the window in which a retry after an unknown outcome is recognised."""
@@ -197,6 +199,29 @@ class CurrentStamps(Protocol):
 
 
 @runtime_checkable
+class LikelyStamps(Protocol):
+    """Optional power of a storage without locks: a guess, at no price, whether a save may do without reading first.
+
+    A commit names what it stands on, so a wrong guess costs a `RevisionConflict` that nobody sees, and nothing else.
+    """
+
+    def is_likely(self, session_id: str, stamp: Stamp) -> bool:
+        """Whether `stamp` is the newest that this object knows of, and nobody else has been committing of late. Asks nobody."""
+
+
+@runtime_checkable
+class Alone(Protocol):
+    """Optional power of a storage without locks: room for a writer whom others overtake again and again."""
+
+    def alone(self, session_id: str) -> AbstractContextManager[object]:
+        """Until it is left, or this thread's `commit` returned, nobody else commits to the session or deletes it; they wait.
+
+        Reads of this thread see the newest state meanwhile. It ends early, with nothing lost but that room, where this thread
+        changes another session or the connection breaks. Raises `StorageUnavailable`.
+        """
+
+
+@runtime_checkable
 class PlainReads(Protocol):
     """Optional power: a read that may be answered by something nearer than what decides, as a cache does it."""
 
@@ -284,12 +309,48 @@ class UsageLog(Protocol):
 
 
 @runtime_checkable
+class UsageReads(Protocol):
+    """Optional power beside `UsageLog`: a log that can be read back and carried on by the bundle, which is what a move takes.
+
+    A log belongs to one birth of its session and goes with it.
+    """
+
+    def read_usage(self, session_id: str, birth: str) -> Sequence[bytes]:
+        """The lines of the session of this birth, without line breaks, in the order in which they became visible here or
+        nearly so; none where there is no such session (any more).
+
+        Takes no lock and never shows half a line that somebody is writing. What a crash left of a line that was never
+        acknowledged may be among them, and is no JSON. Raises `StorageUnavailable`, `CorruptSession`.
+        """
+
+    def add_usage(self, session_id: str, birth: str, lines: Sequence[bytes], after: int) -> bool:
+        """Append these lines in one step, durably, if the session is of this birth and `read_usage` has `after` lines.
+
+        False, and nothing is changed, where not. Raises `InvalidValue` for what is not one line of JSON each,
+        `StorageUnavailable` with its `outcome`.
+        """
+
+
+@runtime_checkable
 class Queries(Protocol):
     """Optional power: a page of a list without a look at every head."""
 
     def page(self, wanted: Filter, limit: int, cursor: str | None = None) -> SessionPage:
         """What `listing.page` gives over `heads`: the same sessions in the same order, in pages that stay right while others
         write. `Place.read` understands a cursor, `cut` makes the page, and `wanted.takes` decides."""
+
+
+@runtime_checkable
+class Search(Protocol):
+    """Optional power: finding sessions by the words in their titles and messages."""
+
+    def search(self, query: Query, wanted: Filter, limit: int, cursor: str | None = None) -> SearchPage:
+        """What `search.page` gives over all sessions that pass the filter: the same hits in the same order.
+
+        `Query.terms` is for an index, `Query.spans` decides; `Spot.read` understands a cursor, `cut` makes the page. Never
+        shows what nobody sees any more: expired and deleted sessions, messages that were removed. Raises `InvalidValue` for
+        a cursor that no search gave, `StorageUnavailable` where the storage cannot search.
+        """
 
 
 @runtime_checkable
@@ -342,6 +403,16 @@ def has_current_stamps(storage: object) -> TypeGuard[CurrentStamps]:
     return _has(storage, "is_current")
 
 
+def has_likely_stamps(storage: object) -> TypeGuard[LikelyStamps]:
+    """Whether it guesses what a commit may stand on."""
+    return _has(storage, "is_likely")
+
+
+def makes_room(storage: object) -> TypeGuard[Alone]:
+    """Whether it can keep others from committing for a moment."""
+    return _has(storage, "alone")
+
+
 def has_plain_reads(storage: object) -> TypeGuard[PlainReads]:
     """Whether a plain load has a shorter way than `read`."""
     return _has(storage, "read_plain")
@@ -362,9 +433,19 @@ def has_usage_log(storage: object) -> TypeGuard[UsageLog]:
     return _has(storage, "append_usage")
 
 
+def has_usage_reads(storage: object) -> TypeGuard[UsageReads]:
+    """Whether what it keeps of token usage can be read back."""
+    return _has(storage, "read_usage", "add_usage")
+
+
 def has_queries(storage: object) -> TypeGuard[Queries]:
     """Whether it finds the sessions of a list itself."""
     return _has(storage, "page")
+
+
+def has_search(storage: object) -> TypeGuard[Search]:
+    """Whether it finds words itself."""
+    return _has(storage, "search")
 
 
 def has_checks(storage: object) -> TypeGuard[Checks]:

@@ -13,15 +13,17 @@ import structlog
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.codec import decode_state, diff_head, patch_state, split_messages
-from bamboo_sessions.errors import CorruptSession, SessionError, SessionExpired, SessionNotFound
+from bamboo_sessions.errors import CorruptSession, SessionError, SessionExpired, SessionNotFound, StorageUnavailable
 from bamboo_sessions.filters import Filter
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.listing import page, summary_of
 from bamboo_sessions.models import Base, Origin, Session, SessionPage, SessionSummary, State
+from bamboo_sessions.models.hits import SearchPage
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.state import changed
 from bamboo_sessions.reconcile import Stored
+from bamboo_sessions.search import Query
 from bamboo_sessions.storages.expiry import NONE_LEFT
 from bamboo_sessions.storages.protocol import (
     OPS_KEPT,
@@ -36,6 +38,7 @@ from bamboo_sessions.storages.protocol import (
     Unchanged,
     has_expiry,
     has_queries,
+    has_search,
 )
 
 Answer = Record | Delta | Unchanged | None
@@ -202,6 +205,14 @@ def listed(storage: RecordStorage | RecordBacked, wanted: Filter, limit: int, cu
     if has_queries(storage):
         return storage.page(wanted, limit, cursor)
     return page(storage.heads(), limit, cursor, wanted, leave_out)
+
+
+def searched(storage: RecordStorage | RecordBacked, query: Query, wanted: Filter, limit: int, cursor: str | None) -> SearchPage:
+    """A page of what a search finds; raises `StorageUnavailable` where the storage has no index of words."""
+    if has_search(storage):
+        return storage.search(query, wanted, limit, cursor)
+    raise StorageUnavailable("search", reason=f"{getattr(storage, 'name', 'this storage')} keeps no index of words; JSON files, "
+                             "SQLite and PostgreSQL do, and so does memory")
 
 
 def leave_out(session_id: str, error: Exception) -> None:

@@ -47,10 +47,14 @@ class Power(StrEnum):
     """The delta interface: `read`, `commit`, `delete_record`, `exists`, `was_deleted`, `heads`, `store_id`, `name`."""
     REOPEN = "reopen"
     """What is stored outlives the object: a second one, opened at the same place, has it."""
+    SEARCH = "search"
+    """`search(query, wanted, limit, cursor)`: sessions found by words. Needs `RECORDS`."""
     STAMPS = "stamps"
     """`is_current(stamp)`: that nothing has changed, told at a glance. Needs `RECORDS`."""
     USAGE = "usage"
     """`append_usage(id, line)`: a log of token usage beside the session."""
+    USAGE_READS = "usage reads"
+    """`read_usage(id, birth)` and `add_usage(id, birth, lines, after)`: that log read back. Needs `RECORDS` and `USAGE`."""
 
 
 class StorageHarness:
@@ -84,6 +88,10 @@ class StorageHarness:
     def open_expiring(self, place: Path, ttl: timedelta, clock: Clock) -> Storage:
         """The same, with sessions that expire after `ttl` without activity, by this clock; where `EXPIRY` is claimed."""
         raise NotImplementedError(f"{type(self).__name__} has to say how to open a storage whose sessions expire")
+
+    def open_beside(self, place: Path) -> Storage:
+        """A storage for the sessions of somebody else who is kept at the same place, such as in another namespace."""
+        raise NotImplementedError
 
     def peek(self, storage: Storage, place: Path, session_id: str) -> bytes | None:
         """What is stored for this session, as bytes of any form that change when it does; None where nothing is."""

@@ -20,7 +20,9 @@ from bamboo_sessions.storages.protocol import (
     has_held_reads,
     has_locks,
     has_plain_reads,
+    has_search,
     has_usage_log,
+    has_usage_reads,
     keeps_records,
 )
 from bamboo_sessions.testing.harness import Desk, Power, needs
@@ -32,7 +34,8 @@ def powers_found(desk: Desk) -> set[Power]:
     """What a storage can do, whatever is claimed: by asking it, and by trying. `PROCESSES` cannot be tried."""
     storage = desk.storage
     asked = {Power.RECORDS: keeps_records(storage), Power.LOCKS: has_locks(storage), Power.USAGE: has_usage_log(storage),
-             Power.STAMPS: has_current_stamps(storage), Power.LISTING: hasattr(storage, "heads"),
+             Power.USAGE_READS: has_usage_reads(storage),
+             Power.SEARCH: _searches(storage), Power.STAMPS: has_current_stamps(storage), Power.LISTING: hasattr(storage, "heads"),
              Power.HELD_READS: has_held_reads(storage), Power.PLAIN_READS: has_plain_reads(storage),
              Power.EXPIRY: _expires(desk), Power.IDENTITY: _keeps_identity(storage), Power.REOPEN: _outlives(desk)}
     return {power for power, there in asked.items() if there}
@@ -42,6 +45,11 @@ def _expires(desk: Desk) -> bool:
     """A storage that was opened without a time to live has not the power, whatever its methods are."""
     storage = desk.open_expiring(timedelta(hours=1), SYSTEM_CLOCK) if desk.has(Power.EXPIRY) else desk.storage
     return has_expiry(storage) and storage.ttl is not None
+
+
+def _searches(storage: Storage) -> bool:
+    """One that keeps records: nobody asks another one, whatever its methods are called."""
+    return keeps_records(storage) and has_search(storage)
 
 
 def _keeps_identity(storage: Storage) -> bool:

@@ -6,7 +6,7 @@ Each of them works through a repository of its own. What has to hold afterwards 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from bamboo_sessions.cache import SessionCache
 from bamboo_sessions.errors import QuestionNotOpen, SessionDeleted
@@ -17,6 +17,9 @@ from bamboo_sessions.testing.elsewhere import PATIENCE, Elsewhere, Line, at_once
 from bamboo_sessions.testing.harness import Desk
 from bamboo_sessions.testing.repositories import now
 from bamboo_sessions.testing.samples import talk, texts
+
+SOME: Final = 20
+"""Messages of one writer that goes on until it is told."""
 
 
 def repository(storage: Any) -> SessionRepository:
@@ -78,13 +81,23 @@ def append_until_told(storage: Any, line: Line, name: str) -> str:
     line.say("began")
     while True:
         told, number = line.is_waiting(), number + 1
-        session.add_message(Message.user(f"{name} {number}"))
+        say_another(session, name, number)
         try:
             repo.save(session)
         except SessionDeleted:
             return "refused"
         if told:
             return "saved after it was deleted"
+
+
+def say_another(session: Session, name: str, number: int) -> None:
+    """One message more; after some of them in the place of the last. A session that grew until a slow machine has started the
+    next process would make it slower still."""
+    mine = [message for message in session.messages if str(message.content).startswith(name)]
+    if len(mine) < SOME:
+        session.add_message(Message.user(f"{name} {number}"))
+    else:
+        session.replace_message(mine[-1].id, Message.user(f"{name} {number}"))
 
 
 def watch(storage: Any, _: Line, until: int) -> list[str]:

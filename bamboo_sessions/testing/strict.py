@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
@@ -19,7 +19,10 @@ from typing import Any, Final
 
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.errors import LockTimeout
+from bamboo_sessions.filters import Filter
 from bamboo_sessions.models import Session
+from bamboo_sessions.models.hits import SearchPage
+from bamboo_sessions.search import Query
 from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Change, Commit, Delta, Record, Stamp, Unchanged
 
@@ -91,11 +94,27 @@ class StrictStorage(MemoryStorage):
         self._look("", "list")
         return iter(deepcopy(list(super().heads())))
 
+    def search(self, query: Query, wanted: Filter, limit: int, cursor: str | None = None) -> SearchPage:
+        """See `Search`."""
+        self._look("", "search")
+        return super().search(query, wanted, limit, cursor)
+
     def append_usage(self, session_id: str, line: bytes) -> None:
         """See `UsageLog`."""
         self._look(session_id, "append usage")
         _only_bytes([line])
         super().append_usage(session_id, line)
+
+    def read_usage(self, session_id: str, birth: str) -> Sequence[bytes]:
+        """See `UsageReads`."""
+        self._look(session_id, "read usage")
+        return super().read_usage(session_id, birth)
+
+    def add_usage(self, session_id: str, birth: str, lines: Sequence[bytes], after: int) -> bool:
+        """See `UsageReads`."""
+        self._look(session_id, "add usage")
+        _only_bytes(lines)
+        return super().add_usage(session_id, birth, lines, after)
 
     def close(self) -> None:
         """Nothing but `close` may follow."""

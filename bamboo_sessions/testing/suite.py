@@ -19,10 +19,13 @@ from bamboo_sessions.testing.races import RaceContract
 from bamboo_sessions.testing.records import RecordContract
 from bamboo_sessions.testing.records_shared import SharedRecordContract
 from bamboo_sessions.testing.repositories import RepositoryContract
+from bamboo_sessions.testing.search import NoSearchContract, SearchContract
+from bamboo_sessions.testing.usage import UsageReadsContract
 
 CONTRACTS: tuple[type[Any], ...] = (
-    PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, RecordContract,
-    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, RepositoryContract, RaceContract, MachineContract)
+    PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, UsageReadsContract, RecordContract,
+    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, SearchContract, NoSearchContract, RepositoryContract,
+    RaceContract, MachineContract)
 
 
 def contracts() -> dict[str, type[Any]]:
@@ -31,8 +34,9 @@ def contracts() -> dict[str, type[Any]]:
 
 
 class StorageContract(
-    PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, RecordContract,
-    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, RepositoryContract, RaceContract, MachineContract,
+    PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, UsageReadsContract, RecordContract,
+    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, SearchContract, NoSearchContract, RepositoryContract,
+    RaceContract, MachineContract,
 ):
     """All of it, for one storage:
 

@@ -18,8 +18,8 @@ from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Record, keeps_records
 
 CALLS: Final = frozenset({
-    "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "is_current", "load_session",
-    "lock", "page", "purge_record", "read", "read_held", "read_plain", "save_session", "time_left", "touch", "was_deleted", "was_expired"})
+    "add_usage", "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "is_current", "load_session",
+    "lock", "page", "purge_record", "read", "read_held", "read_plain", "read_usage", "save_session", "search", "time_left", "touch", "was_deleted", "was_expired"})
 """The methods of a storage that do something."""
 
 # The wrapper finds its methods in what it wraps, which no type checker can follow; it may pass where a storage passes.

@@ -2,6 +2,7 @@
 
     run [-k WORD]… [--save NAME] [--markdown]   rows whose name or text contains one of the words; all without
     compare [A B]                               two saved runs, the last two without names
+    stores                                      files, SQLite and PostgreSQL side by side, as a table for a page
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import loads, others, results, rows, saves, table
+from tests.benchmarks import databases, loads, others, results, rows, saves, table
 from tests.benchmarks.subjects import Lab, bench_folder
 
 _HOW_TO_RUN = """\
@@ -20,7 +21,7 @@ Each figure is the median of the ratios of many rounds, in which what is measure
 
 def chosen(words: list[str]) -> list[rows.Row]:
     """The rows in the order of the table; `-k` looks at names first, at the text where no name fits."""
-    order = [loads, saves, others]
+    order = [loads, saves, databases, others]
     every = sorted(rows.ROWS, key=lambda row: [module.__name__ for module in order].index(row.measure.__module__))
     if not words:
         return every
@@ -80,6 +81,12 @@ def compare(arguments: argparse.Namespace) -> int:
     return 1 if worse else 0
 
 
+def side_by_side(arguments: argparse.Namespace) -> int:
+    from tests.benchmarks import stores  # noqa: PLC0415 - needs the extras of databases
+
+    return stores.run(quick=arguments.quick)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     commands = parser.add_subparsers(required=True)
@@ -93,6 +100,9 @@ def main() -> int:
     two.add_argument("a", nargs="?", default="")
     two.add_argument("b", nargs="?", default="")
     two.set_defaults(do=compare)
+    three = commands.add_parser("stores", help="compare files, SQLite and PostgreSQL")
+    three.add_argument("--quick", action="store_true", help="two rounds of little: does it run at all?")
+    three.set_defaults(do=side_by_side)
     arguments = parser.parse_args()
     status: int = arguments.do(arguments)
     return status

@@ -35,7 +35,7 @@ from bamboo_sessions.testing import (
 from tests import servers
 from tests.support import ChatsOnly, WholeSessions
 
-IN_MEMORY = frozenset({Power.IDENTITY, Power.LISTING, Power.RECORDS, Power.USAGE})
+IN_MEMORY = frozenset({Power.IDENTITY, Power.LISTING, Power.RECORDS, Power.SEARCH, Power.USAGE, Power.USAGE_READS})
 
 
 class Memory(StorageHarness):
@@ -339,12 +339,22 @@ class LayeredThree(JsonFilesProcess):
 class Sqlite(StorageHarness):
     """A file, shared by processes."""
 
-    powers = frozenset({Power.IDENTITY, Power.LISTING, Power.PROCESSES, Power.RECORDS, Power.REOPEN, Power.USAGE})
+    powers = frozenset({Power.EXPIRY, Power.IDENTITY, Power.LISTING, Power.PROCESSES, Power.RECORDS, Power.REOPEN, Power.SEARCH,
+                        Power.USAGE, Power.USAGE_READS})
 
     def open(self, place):
+        return self.opened(place)
+
+    def open_expiring(self, place, ttl, clock):
+        return self.opened(place, ttl=ttl, clock=clock)
+
+    def open_beside(self, place):
+        return self.opened(place, namespace="beside" + hashlib.sha256(bytes(place)).hexdigest()[:8])
+
+    def opened(self, place, **options):
         from bamboo_sessions.storages.sql import SqlStorage  # noqa: PLC0415 - an extra
 
-        return SqlStorage(f"sqlite:///{place}/sessions.db", durability="process")
+        return SqlStorage(f"sqlite:///{place}/sessions.db", durability="process", **options)
 
     def rows(self, storage, statement, session_id):
         with storage._open.engine.connect() as connection:
@@ -368,10 +378,10 @@ class Sqlite(StorageHarness):
 class Postgres(Sqlite):
     """A server, shared by processes: a place is a namespace in this process's database."""
 
-    def open(self, place):
+    def opened(self, place, **options):
         from bamboo_sessions.storages.sql import SqlStorage  # noqa: PLC0415 - an extra
 
         note = place / "url"  # other processes of this test find the same database here
         if not note.exists():
             note.write_text(servers.database())
-        return SqlStorage(note.read_text(), namespace=hashlib.sha256(bytes(place)).hexdigest()[:16])
+        return SqlStorage(note.read_text(), **{"namespace": hashlib.sha256(bytes(place)).hexdigest()[:16], **options})

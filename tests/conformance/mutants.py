@@ -513,6 +513,17 @@ def makes_a_session(self, session_id, timeout):
     yield
 
 
+def added_anywhere(self, name, lines):
+    """Whatever is there already, and whosever it is."""
+    self._kept[name].usage.extend(lines) if name in self._kept else None
+    return name in self._kept
+
+
+def added_one_by_one(right, self, name, birth, lines, after):
+    """As far as it goes."""
+    return all(right(name, birth, [line], after + number) for number, line in enumerate(lines))
+
+
 class UsageTakesTheLock(StrictLockingStorage):
     def append_usage(self, session_id, line):
         with self.lock(session_id, 0.1):

@@ -22,6 +22,8 @@ from bamboo_sessions import (
     SessionRepository,
     StorageUnavailable,
 )
+from bamboo_sessions.filters import Filter
+from bamboo_sessions.search import Query
 from bamboo_sessions.storages.protocol import (
     UNCHANGED,
     Change,
@@ -106,7 +108,7 @@ def test_a_stranger_sees_why(tmp_path):
     failed = {word.rpartition("::")[2] for word in ran.stdout.split() if word.startswith("test_mine.py::")}
     assert failed == {"test_a_session_comes_back_whole", "test_every_power_that_is_there_is_claimed"}, ran.stdout
     assert "'pinned': (True, False)" in ran.stdout
-    assert "there and not claimed: identity, listing, records, usage" in ran.stdout
+    assert "there and not claimed: identity, listing, records, search, usage" in ran.stdout
 
 
 def test_a_harness_that_other_processes_cannot_import_is_named(tmp_path):
@@ -247,7 +249,9 @@ def test_a_strict_storage_looks_at_commits(commit, complaint):
 
 
 @pytest.mark.parametrize("call", [lambda s: s.read("s"), lambda s: s.commit(first("s")), lambda s: s.exists("s"), lambda s: s.heads(),
-                                  lambda s: s.delete_record("s"), lambda s: s.append_usage("s", b"1"), lambda s: s.load_session("s")])
+                                  lambda s: s.delete_record("s"), lambda s: s.append_usage("s", b"1"), lambda s: s.read_usage("s", "b"),
+                                  lambda s: s.add_usage("s", "b", [], 0), lambda s: s.load_session("s"),
+                                  lambda s: s.search(Query.read("fox"), Filter(), 1)])
 def test_a_strict_storage_is_not_used_after_close(call):
     """Neither read nor written."""
     storage = kit.StrictStorage()

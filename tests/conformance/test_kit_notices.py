@@ -9,6 +9,7 @@ import pytest
 from bamboo_sessions.testing import Desk, Power, StorageContract, contracts
 from tests.conformance import mutants as m
 from tests.conformance import mutants_expiry as x
+from tests.conformance import mutants_search as y
 from tests.conformance.mutants import Around, OnDisk
 from tests.conformance.mutants_expiry import expiring
 
@@ -67,7 +68,7 @@ TABLE = [
     (plain(m.Kept, THREE | {Power.PROCESSES}), "test_every_claimed_power_is_there"),
     (plain(m.without("birth", "")), "test_every_claimed_power_is_there"),
     (plain(m.Kept, frozenset()), "test_every_power_that_is_there_is_claimed"),
-    (records(m.MemoryStorage, m.RECORDS - {Power.USAGE}),
+    (records(m.MemoryStorage, m.RECORDS - {Power.USAGE, Power.USAGE_READS}),
      "test_every_power_that_is_there_is_claimed test_without_a_usage_log_appending_is_refused"),
     (records(m.ListsAnything), "test_a_list_is_filtered_and_sorted"),
     (records(m.CountsPages), "test_pages_stay_right_while_others_write"),
@@ -78,6 +79,15 @@ TABLE = [
     (records(m.wrong(append_usage=lambda right, self, name, line: None)),
      "test_usage_is_appended test_usage_of_nobody_is_refused test_usage_that_is_not_one_line_of_json_is_refused"),
     (records(m.UsageTakesTheLock, LOCKS), "test_usage_waits_for_no_writer"),
+    (records(m.wrong(read_usage=lambda right, self, name, birth: tuple(self._kept[name].usage) if name in self._kept else ())),
+     "test_usage_is_read_back"),
+    (records(m.wrong(read_usage=lambda right, self, name, birth: tuple(sorted(set(right(name, birth)))))), "test_usage_is_read_back"),
+    (records(m.wrong(add_usage=lambda right, self, name, birth, lines, after: m.added_anywhere(self, name, lines))),
+     "test_usage_is_added_in_one_step"),
+    (records(m.wrong(add_usage=lambda right, self, name, birth, lines, after: right(name, birth, lines[:1], after))),
+     "test_usage_is_added_in_one_step"),
+    (records(m.wrong(add_usage=lambda right, self, *given: m.added_one_by_one(right, self, *given))),
+     "test_usage_that_is_added_is_one_line_of_json_each"),
     # records
     (committing(add=lambda c: list(reversed(c.add))), "test_a_commit_is_read_back"),
     (committing(keep=lambda c: 10**6), "test_keep_and_append test_edits_and_removals_meet test_records_against_a_page"),
@@ -142,6 +152,20 @@ TABLE = [
     (expiring(purge_record=x.purge_that_looks_first), "test_a_save_and_a_purge_at_once"),
     (expiring(was_expired=lambda right, self, name, birth=None: False), "test_a_purge_is_remembered"),
     (expiring(was_expired=lambda right, self, name, birth=None: (name, birth) in self._buried), "test_a_purge_is_remembered"),
+    # searches
+    (records(m.MemoryStorage, m.RECORDS - {Power.SEARCH}),
+     "test_every_power_that_is_there_is_claimed test_without_an_index_a_search_is_refused"),
+    (y.searching(y.forgets_accents), "test_words_are_found_in_titles_and_messages"),
+    (y.searching(y.any_word), "test_words_are_found_in_titles_and_messages"),
+    (y.searching(y.what_was_first_said), "test_a_search_follows_what_is_committed"),
+    (y.searching(y.titles_that_stay), "test_a_search_follows_what_is_committed"),
+    (y.searching(y.without_marks), "test_a_hit_shows_the_words"),
+    (y.searching(y.pages_that_overlap), "test_a_search_comes_in_pages_and_is_filtered"),
+    (y.searching(y.whatever_the_filter), "test_a_search_comes_in_pages_and_is_filtered"),
+    (y.searching(y.as_a_language), "test_what_a_user_writes_is_words"),
+    (y.searching(y.whole_lines), "test_instructions_and_envelopes_are_not_searched"),
+    (y.searching(y.expired_or_not), "test_an_expired_session_is_not_found"),
+    (y.Neighbours(), "test_no_search_sees_a_neighbour"),
     # repositories
     (STALE, "test_two_held_copies_lose_nothing test_edits_and_removals_meet test_load_merged_never_goes_back"),
     (STALE, "test_a_failed_save_is_repeated_without_harm test_what_could_not_be_saved_is_kept_and_flushed"),

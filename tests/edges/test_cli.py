@@ -172,9 +172,38 @@ def test_a_store_is_copied_with_0_and_what_stands_in_the_way_is_named_with_1(sto
     assert (ran.returncode, "'chat [1]': the target has revision 5" in ran.stdout) == (1, True)
 
 
+def test_a_copy_tells_of_token_usage(store: Path, tmp_path: Path):
+    """How many lines came along, as text and as JSON; what stays behind is a problem, and the exit says so."""
+    with SessionRepository.open(store) as repo:
+        for _ in range(3):
+            repo.append_token_usage_record("chat [1]", '{"tokens": 1}')
+    ran = run("copy", store, tmp_path / "new")
+    assert (ran.returncode, ran.stdout.splitlines()[1:]) == (0, ["3 lines of token usage"])
+    [log] = store.rglob("usage.jsonl")
+    log.write_bytes(log.read_bytes() + b'{"tokens"\n')
+    ran = run("copy", store, tmp_path / "new", "--json")
+    assert (ran.returncode, json.loads(ran.stdout)["usage_lines"]) == (1, 0)
+    assert "1 line of its token usage" in json.loads(ran.stdout)["problems"][0]["why"]
+
+
 def test_what_cannot_be_copied(store: Path, tmp_path: Path):
     """No source: bad usage, and none is made. No such scheme: bad usage."""
     assert run("copy", tmp_path / "no", tmp_path / "new").returncode == 2
     assert not (tmp_path / "no").exists()
     ran = run("copy", store, "gopher://here")
     assert (ran.returncode, "gopher" in ran.stderr) == (2, True)
+
+
+def test_search_shows_where_words_are(tmp_path: Path):
+    """As text and as lines of JSON; 0 where something was found, 1 where nothing was, 2 for what is no query and no store."""
+    with SessionRepository.open(tmp_path / "store", durability="process") as repo:
+        session = Session.new("trip", title="To Zürich")
+        session.add_message(Message.user("A [bold]train[/bold] to zurich\x1b[2J"))
+        repo.save(session)
+    ran = run("search", tmp_path / "store", "zurich", "TRAIN")
+    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", "trip  0 user  A [bold]train[/bold] to zurich [2J\n")
+    ran = run("search", "--json", "--limit", "1", "--prefix", tmp_path / "store", "zur")
+    found = json.loads(ran.stdout)
+    assert (ran.returncode, found["session_id"], found["index"], found["snippet"], found["marks"]) == (0, "trip", None, "To Zürich", [[3, 9]])
+    assert "there is more" in run("search", "--limit", "1", tmp_path / "store", "zurich").stdout
+    assert [run("search", tmp_path / place, words).returncode for place, words in (("store", "nowhere"), ("store", "?!"), ("none", "a"))] == [1, 2, 2]

@@ -296,10 +296,13 @@ class Sqlite(Factory):
         (place / "url").write_text(f"sqlite:///{place}/sessions.db")
 
     def open(self, cached: int = 10_000) -> Noting:
+        storage = SqlStorage(self._url(), namespace=self.place.name, durability="process")
+        return self.bundle(Breakable(storage, self.faults), cached)
+
+    def _url(self) -> str:
         if not (self.place / "url").exists():
             self.make_ready(self.place)  # nothing is forked then
-        storage = SqlStorage((self.place / "url").read_text(), namespace=self.place.name, durability="process")
-        return self.bundle(Breakable(storage, self.faults), cached)
+        return (self.place / "url").read_text()
 
 
 class Postgres(Sqlite):
@@ -324,8 +327,7 @@ class PostgresFaults(Postgres):
         from tests.sql.proxy import FaultProxy  # noqa: PLC0415 - an extra
 
         if self._lines is None:  # in the process that works here: a proxy has threads
-            url = (self.place / "url").read_text()
-            self._lines = FaultProxy(url), BadLine(url, self.place.name)
+            self._lines = FaultProxy(self._url()), BadLine(self._url(), self.place.name)
         proxy, bad = self._lines
         storage = SqlStorage(proxy.url, namespace=self.place.name, durability="process")
         return self.bundle(Wired(storage, self.faults, bad), cached)

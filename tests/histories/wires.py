@@ -56,6 +56,10 @@ class BadLine:
     def _heal(self) -> None:
         self.proxy.fault = None
 
+    def close(self) -> None:
+        self.storage.close()
+        self.proxy.__exit__()
+
 
 def _hurry(connection: Any, _record: Any) -> None:
     connection.longest = PATIENCE
@@ -75,6 +79,10 @@ class Wired(Breakable):
     def commit(self, commit: Any) -> Any:
         fault = self._planned()
         return super().commit(commit) if fault is None else self._line.do(fault, lambda s: s.commit(commit))
+
+    def close(self) -> None:
+        self._inner.close()
+        self._line.close()
 
     def _planned(self) -> str | None:
         return next((way for way in LINE if self._faults.is_planned(way)), None)

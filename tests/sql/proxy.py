@@ -5,8 +5,9 @@
         proxy.fault = "lose reply"       # the server carries it out, the client never hears of it
 
 Faults: "refuse" (no new connections, and the open ones break), "reset" (at the next request), "black hole" (takes all and
-says nothing), "lose reply" (at the next reply the connection closes), "torn reply" (half of it, then closed), "slow". A fault
-that breaks a connection befalls one connection and is then over; the others last until they are taken back.
+says nothing), "lose reply" (at the next reply the connection closes), "torn reply" (half of it, then closed), "slow" (`delay`
+seconds each way; what was under way arrives, also where the client has left). A fault that breaks a connection befalls one
+connection and is then over; the others last until they are taken back.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class FaultProxy:
         there = self._target.set(host="127.0.0.1", port=port, query={**query, "sslmode": "disable", "gssencmode": "disable"})
         self.url = there.render_as_string(hide_password=False)
         self.fault = None
+        self.delay = 0.05
         self.skip = 0  # so many replies are let through before a fault of replies
         self.met = 0
+        self.forwarded_late = 0
         self._open = set()
         self._guard = threading.Lock()  # guards the taking of a fault that is over once it was met
         threading.Thread(target=self._accept, daemon=True).start()
@@ -42,6 +45,11 @@ class FaultProxy:
 
     def __exit__(self, *error):
         self._listener.close()
+        self.cut()
+
+    def point_at(self, url):
+        """Send new connections there, and break those that are open."""
+        self._target = make_url(url)
         self.cut()
 
     def cut(self):
@@ -67,7 +75,11 @@ class FaultProxy:
             if self.fault == "refuse":
                 self._break(client)
                 continue
-            server = self._connected()
+            try:
+                server = self._connected()
+            except OSError:  # nobody there
+                self._break(client)
+                continue
             self._open |= {client, server}
             threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
@@ -101,11 +113,14 @@ class FaultProxy:
                 if fault == "black hole":
                     continue
                 if fault == "slow":
-                    time.sleep(0.05)
-                elif fault == "torn reply":
+                    time.sleep(self.delay)
+                    target.sendall(data)
+                    self.forwarded_late += 1
+                    continue
+                if fault == "torn reply":
                     target.sendall(data[: len(data) // 2])
                     break
-                elif fault:
+                if fault:
                     break
                 target.sendall(data)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 
 import psycopg
 import pytest
@@ -16,7 +17,7 @@ from bamboo_sessions import (
     SessionRepository,
     StorageUnavailable,
 )
-from bamboo_sessions.storages.sql.database import ConnectionLost
+from bamboo_sessions.storages.sql.database import ConnectionLost, read_url
 from bamboo_sessions.storages.sql.patience import PatientConnection
 from bamboo_sessions.storages.sql.storage import SqlStorage
 from bamboo_sessions.testing.scribe import BIRTH, Page, first, later, written
@@ -135,18 +136,18 @@ def test_the_other_connections_are_not_trusted_either(through, proxy):
     database, taken = through._database, []
     with database.cursor("test"), database.cursor("test"):
         pass  # both connections of the pool are open
-    give_back = database._give_back
+    give_back = database.give_back
 
     def and_take(line, *, fit):
         give_back(line, fit=fit)
         if not taken:
             taken.append(database.engine.raw_connection())
 
-    database._give_back = and_take
+    database.give_back = and_take
     proxy.cut()
     assert Page().as_seen(through.read("s")) == written(first("s", "a"))
     taken[0].close()
-    del database._give_back
+    del database.give_back
 
 
 def test_a_black_hole_is_waited_for_no_longer_than_told(through, proxy, monkeypatch):
@@ -172,6 +173,151 @@ def test_a_deletion_whose_connection_breaks(through, direct, proxy, fault):
     through.delete_record("s")
     assert direct.read("s") is None
     assert direct.was_deleted("s", BIRTH)
+
+
+# -- through a repository, each fault of a line ---------------------------------------------------------------------------
+
+PATIENCE = 0.3
+OUTCOMES = {"refuse": "unknown", "reset": None, "black hole": "unknown", "lose reply": None, "torn reply": None, "slow": None}
+"""What a save says: None, it returns. A line that is refused or silent breaks again when the storage asks what became of it."""
+
+
+@pytest.mark.parametrize("fault", OUTCOMES)
+def test_a_save_over_a_bad_line_is_told_the_truth_and_heals(proxy, direct, monkeypatch, request, fault):
+    """Each fault: no longer than told, no outcome but the true one, and the same object saved again says each word once."""
+    monkeypatch.setattr(PatientConnection, "longest", PATIENCE)
+    storage = SqlStorage(f"{proxy.url}&connect_timeout=2", namespace=request.node.name[:120], pool_size=2)
+    repo = SessionRepository(SessionCache(), storage, LockedSessionStore(storage))
+    session, before = repo.load_or_create("s"), ["a", "b", "c"]
+    for word in before:
+        session.add_message(Message.user(word))
+        repo.save(session)  # often enough that the next one does not look first: what breaks is the commit
+    session.add_message(Message.user("during"))
+    proxy.fault, began, outcome = fault, time.monotonic(), None
+    if fault == "refuse":
+        proxy.cut()
+    try:
+        repo.save(session)
+    except StorageUnavailable as error:
+        outcome = error.outcome
+    took = time.monotonic() - began
+    assert outcome == OUTCOMES[fault]
+    assert took < 2 * PATIENCE + 4  # an answer that does not come, twice; and two seconds each for a new connection
+    proxy.fault = None
+    session.add_message(Message.user("after"))
+    repo.save(session)
+    assert [message.content for message in direct.load_session("s").messages] == [*before, "during", "after"]
+    repo.close()
+
+
+@pytest.mark.parametrize("fault", ["refuse", "black hole"])
+def test_loads_over_a_dead_line_end_in_time_and_heal(through, proxy, monkeypatch, fault):
+    """"Not applied", for there was nothing to apply; not "no such session"; and the next one reads."""
+    through.commit(first("s", "a"))
+    monkeypatch.setattr(PatientConnection, "longest", PATIENCE)
+    proxy.fault = fault
+    proxy.cut()
+    if fault == "black hole":  # in the middle of an answer: the second connection then finds nobody
+        proxy.fault = None
+        assert through.exists("s")
+        proxy.fault = fault
+        monkeypatch.setattr(through._database, "start_anew", _refusing(proxy, through._database.start_anew))
+    with pytest.raises(StorageUnavailable) as caught:
+        through.read("s")
+    assert caught.value.outcome == "not applied"
+    proxy.fault = None
+    assert Page().as_seen(through.read("s")) == written(first("s", "a"))
+
+
+def _refusing(proxy, start_anew):
+    def start():
+        proxy.fault = "refuse"
+        start_anew()
+
+    return start
+
+
+def test_a_commit_that_arrives_after_it_was_given_up_is_not_applied_twice(through, direct, proxy, monkeypatch):
+    """The line is slower than the client's patience: the commit is sent again over another one, and both arrive."""
+    commits = [first("s", "a"), later("s", 2, 1, "b"), later("s", 3, 2, "c")]
+    through.commit(commits[0])
+    monkeypatch.setattr(PatientConnection, "longest", PATIENCE)
+    proxy.fault, proxy.delay = "slow", 3 * PATIENCE
+    inner, late = through._commit_again, []
+
+    def over_a_good_line(commit, error):
+        proxy.fault = None
+        late.append(error)
+        return inner(commit, error)
+
+    through._commit_again = over_a_good_line
+    through.commit(commits[1])
+    assert len(late) == 1
+    through.commit(commits[2])
+    with psycopg.connect(servers.database(), autocommit=True) as admin:  # until the late one was dealt with: its connection ends
+        while proxy.forwarded_late < 1 or admin.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() "
+                "AND datname = current_database()").fetchone()[0]:
+            time.sleep(0.01)
+    assert Page().as_seen(direct.read("s")) == written(*commits)
+
+
+# -- a server that only reads --------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_takes_no_changes_says_so(request):
+    """A replica that nobody promoted: not applied, and it is named as the reason; reads go on."""
+    writer = SqlStorage(servers.database(), namespace=request.node.name)
+    writer.commit(first("s", "a"))
+    query = "options=-c%20default_transaction_read_only%3Don"
+    replica = SqlStorage(f"{servers.database()}{'&' if '?' in servers.database() else '?'}{query}", namespace=request.node.name)
+    for call in (lambda: replica.commit(later("s", 2, 1, "b")), lambda: replica.delete_record("s"),
+                 lambda: replica.append_usage("s", b"1"), lambda: replica.alone("s").__enter__()):
+        with pytest.raises(StorageUnavailable, match="takes no changes") as caught:
+            call()
+        assert caught.value.outcome == "not applied"
+    assert Page().as_seen(replica.read("s")) == written(first("s", "a"))
+    replica.close()
+    writer.close()
+
+
+def test_a_refused_statement_is_no_broken_connection(opened_by_admin):
+    """A lock that does not come in time: not applied, said at once, and the connection is kept."""
+    storage, _ = opened_by_admin
+    storage.commit(first("s", "a"))
+    kept = storage._database._warm[0].connection.dbapi_connection
+    with storage._open.cursor("test") as cursor:
+        cursor.execute("SET lock_timeout = 50")
+    with psycopg.connect(servers.database()) as other:
+        other.execute("SELECT 1 FROM bamboo_session WHERE namespace = %s FOR UPDATE", (storage.namespace,))
+        with pytest.raises(StorageUnavailable, match="LockNotAvailable") as caught:
+            storage.commit(later("s", 2, 1, "b"))
+    assert caught.value.outcome == "not applied"
+    storage.commit(later("s", 2, 1, "b"))
+    assert storage._database._warm[0].connection.dbapi_connection is kept
+
+
+def test_a_connection_that_led_to_the_primary_once_is_given_up(request):
+    """After a failover what it leads to only reads; the save goes on over a new connection, and its caller hears nothing."""
+    url = servers.new_database()
+    storage = SqlStorage(url, create=True, pool_size=2)
+    storage.commit(first("s", "a"))
+    with storage._open.cursor("test") as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    storage.commit(later("s", 2, 1, "b"))
+    assert Page().as_seen(storage.read("s")) == written(first("s", "a"), later("s", 2, 1, "b"))
+    storage.close()
+
+
+@pytest.mark.parametrize(("given", "hosts"), [
+    ("postgresql://ann:x@h1:1,h2:2/db?target_session_attrs=read-write", ("h1:1", "h2:2")), ("postgres://h1,h2/db", ("h1", "h2"))])
+def test_several_hosts_in_a_url(given, hosts):
+    """As libpq writes them; whoever takes changes is found by the driver."""
+    url = read_url(given)
+    assert (url.query["host"], url.database, url.drivername) == (hosts, "db", "postgresql+psycopg")
+
+
+# -- many at once ---------------------------------------------------------------------------------------------------------
 
 
 def test_writers_lose_nothing_while_connections_break(through, proxy):

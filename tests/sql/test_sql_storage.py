@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
@@ -18,11 +19,12 @@ from bamboo_sessions import (
     RevisionConflict,
     Session,
     SessionExpired,
+    SessionRepository,
     StorageUnavailable,
 )
 from bamboo_sessions.storages.protocol import UNCHANGED, Delta, Record, has_expiry, has_locks
 from bamboo_sessions.storages.sql import settings
-from bamboo_sessions.storages.sql.database import read_url
+from bamboo_sessions.storages.sql.database import Line, read_url
 from bamboo_sessions.storages.sql.storage import SqlStorage
 from bamboo_sessions.testing.scribe import BIRTH, Page, first, later, line, written
 from tests import servers
@@ -33,33 +35,32 @@ from tests.support import ManualClock
 def counted(storage):
     """The statements that the storage sends meanwhile, by their first word."""
     sent = []
-    inner = storage._database.cursor
+    inner = storage._database._line
 
     class Counting:
         def __init__(self, cursor):
-            self._cursor = cursor
+            self.real = cursor
 
         def execute(self, text, *values):
             sent.append(text.split()[0])
-            return self._cursor.execute(text, *values)
+            return self.real.execute(text, *values)
 
         def executemany(self, text, *values):
             sent.append(text.split()[0])
-            return self._cursor.executemany(text, *values)
+            return self.real.executemany(text, *values)
 
         def __getattr__(self, name):
-            return getattr(self._cursor, name)
+            return getattr(self.real, name)
 
-    @contextmanager
-    def cursor(*args):
-        with inner(*args) as real:
-            yield Counting(real)
+    def line():
+        taken = inner()
+        return Line(taken.connection, Counting(getattr(taken.cursor, "real", taken.cursor)))
 
-    storage._database.cursor = cursor
+    storage._database._line = line
     try:
         yield sent
     finally:
-        del storage._database.cursor
+        del storage._database._line
 
 
 def raw(storage, statement, *values):
@@ -84,7 +85,7 @@ def test_an_append_takes_the_same_few_statements_at_any_length(storage, length):
     grown(storage, "s", length)
     with counted(storage) as sent:
         storage.commit(later("s", length + 1, length, "more"))
-    assert sent == (["WITH"] if storage.name == "postgresql" else ["BEGIN", "UPDATE", "INSERT", "COMMIT"])
+    assert sent == (["WITH"] if storage.name == "postgresql" else ["BEGIN", "UPDATE", "INSERT", "INSERT", "COMMIT"])
 
 
 def test_a_commit_by_somebody_who_met_nothing_asks_once_for_the_head(opened):
@@ -93,7 +94,7 @@ def test_a_commit_by_somebody_who_met_nothing_asks_once_for_the_head(opened):
     other = opened()
     with counted(other) as sent:
         other.commit(later("s", 6, 5, "more"))
-    assert sent == ["SELECT", *(["WITH"] if other.name == "postgresql" else ["BEGIN", "UPDATE", "INSERT", "COMMIT"])]
+    assert sent == ["SELECT", *(["WITH"] if other.name == "postgresql" else ["BEGIN", "UPDATE", "INSERT", "INSERT", "COMMIT"])]
 
 
 def test_an_edit_rewrites_from_there_on_only(storage):
@@ -426,12 +427,63 @@ def test_a_server_that_does_not_flush_is_told_of(monkeypatch):
     assert [text.split()[0] for text, _ in told] == ["synchronous_commit", "fsync", "full_page_writes"]
 
 
+@pytest.mark.parametrize("level", ["repeatable%20read", "serializable"])
+def test_a_strict_server_does_not_refuse_whom_somebody_overtook(level):
+    """Whoever is overtaken merges, also where each transaction of the server is isolated from the others by default."""
+    url = servers.new_database()
+    SqlStorage(url, create=True).close()
+    strict = f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_isolation%3D{level.replace('%20', '%5C%20')}"
+    repos = [SessionRepository.open(strict) for _ in range(3)]
+    with repos[0].persistence.records._open.cursor("test") as cursor:
+        assert cursor.execute("SHOW transaction_isolation").fetchone()[0] == "read committed"
+    repos[0].save(Session.new("s"))
+
+    def talk(repo):
+        for _ in range(20):
+            session = repo.load_merged("s")
+            session.add_message(Message.user("x"))
+            repo.save(session)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(talk, repos))
+    assert len(repos[0].load_merged("s").messages) == 60
+    for repo in repos:
+        repo.close()
+
+
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "mysql://h/db", "oracle://h",
                                  "postgresql+asyncpg://h/db", "sqlite:nonsense"])
 def test_urls_that_cannot_be(url):
     """InvalidValue: a database in memory is another one for each connection, and what was not tried is not offered."""
     with pytest.raises(InvalidValue):
         SqlStorage(url)
+
+
+def test_a_relative_path_is_that_of_the_opening(tmp_path, monkeypatch):
+    """Whoever changes the folder goes on with the same file, also over connections that are made there; the same URL then names
+    another one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    one = SqlStorage("sqlite:///x.db", durability="process")
+    monkeypatch.chdir(tmp_path / "b")
+    two = SqlStorage("sqlite:///x.db", durability="process")
+    grown(one, "s", 2)
+    with one._open.cursor("test"), one._open.cursor("test") as another:
+        assert another.execute("SELECT count(*) FROM bamboo_message").fetchone()[0] == 2
+    assert (one.exists("s"), two.exists("s")) == (True, False)
+    assert one.store_id != two.store_id
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("driver", ["mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"])
+def test_mariadb_is_refused_with_the_reason(driver):
+    """What works is named, and no password is; through `SessionRepository.open` as well."""
+    for open_it in (SqlStorage, SessionRepository.open):
+        with pytest.raises(InvalidValue, match=r"max_allowed_packet.*postgresql://… or sqlite") as caught:
+            open_it(f"{driver}://ann:secret@h/db")
+        assert "secret" not in str(caught.value)
 
 
 def test_it_has_no_locks(storage):

@@ -38,7 +38,7 @@ from bamboo_sessions.storages.json_files.store import LEFT_ALONE_NS, read_store_
 Progress = Callable[[int, int], object]
 """Told (sessions looked at, sessions there) as a check goes on."""
 
-_ROOT: Final = frozenset({"store.json", "store.json.lock", "locks", "locks.d", "sessions", "new", "trash"})
+_ROOT: Final = frozenset({"store.json", "store.json.lock", "locks", "locks.d", "sessions", "new", "trash", "index"})
 _FOLDER: Final = frozenset({"session.json", "journal.jsonl", "usage.jsonl", "active", "quarantine"})
 _HALF_WRITTEN: Final = frozenset({"session.json.new", "journal.jsonl.new", "deleted.jsonl.new", "store.json.new"})
 _FOR_GOOD: Final = frozenset({"quarantined", "unknown-name"})

@@ -5,6 +5,7 @@
     root/sessions/ab/<name>/        one session: session.json, journal.jsonl, usage.jsonl, quarantine/
     root/sessions/ab/deleted.jsonl  the births of the sessions that were deleted here
     root/new, root/trash            what is being made or removed; a crash leaves something here and nowhere else
+    root/index                      the index of words, made by the first search; can be deleted at any time
 
 `ab` is the beginning of a hash of the id, `<name>` the id as `_names` encodes it.
 """

@@ -7,7 +7,7 @@ The face of this package. It stands on `base` (the folder, and what its errors m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from os import PathLike
@@ -24,12 +24,12 @@ from bamboo_sessions.models.findings import Finding, Repair
 from bamboo_sessions.storages.expiry import checked_ttl
 from bamboo_sessions.storages.json_files.activity import Activity
 from bamboo_sessions.storages.json_files.check import Checker, Locks, Progress
-from bamboo_sessions.storages.json_files.expiring import Expiring
 from bamboo_sessions.storages.json_files.graves import Graves
 from bamboo_sessions.storages.json_files.layout import Place
 from bamboo_sessions.storages.json_files.listing import Listing
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.repair import Repairer
+from bamboo_sessions.storages.json_files.searching import Searching
 from bamboo_sessions.storages.json_files.stamp import Stamp, still
 from bamboo_sessions.storages.json_files.tips import Tips
 from bamboo_sessions.storages.json_files.usage import Usage
@@ -38,7 +38,7 @@ from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Record, 
 from bamboo_sessions.storages.protocol import Stamp as AnyStamp
 
 
-class JsonFileStorage(Expiring):
+class JsonFileStorage(Searching):
     """Sessions as JSON files below one folder, for any number of processes on one machine.
 
     `durability="full"`: what is acknowledged survives a power cut. "process": it survives a crash of the process only.
@@ -79,6 +79,7 @@ class JsonFileStorage(Expiring):
         return self._writer.tails_cut
 
     def close(self) -> None:
+        self._let_go_of_index()
         self._locks.close()
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -192,6 +193,40 @@ class JsonFileStorage(Expiring):
                 self._fail("append usage", place, error)
             except OSError as error:
                 self._fail("append usage", place, error)
+
+    def read_usage(self, session_id: str, birth: str) -> Sequence[bytes]:
+        """See `UsageReads`. A birth never comes back, so that what lies between two looks at it is of that birth."""
+        place = self._place(session_id)
+        try:
+            if not self._is_of(place, birth):
+                return ()
+            lines = self._usage.lines(place)
+            return lines if self._is_of(place, birth) else ()
+        except Damaged as damage:
+            self._corrupt(place, damage)
+        except OSError as error:
+            self._fail("read usage", place, error)
+
+    def add_usage(self, session_id: str, birth: str, lines: Sequence[bytes], after: int) -> bool:
+        """See `UsageReads`. The session's lock keeps it from being deleted meanwhile, the log's keeps others from appending."""
+        place = self._place(session_id)
+        for line in lines:
+            check_usage(line)
+        with self._writing(place), self._other_lock(f"usage/{session_id}", session_id):
+            try:
+                if not self._is_of(place, birth) or len(self._usage.lines(place)) != after:
+                    return False
+                if lines:
+                    self._usage.append(place, b"\n".join(lines))
+                return True
+            except Damaged as damage:
+                self._corrupt(place, damage)
+            except OSError as error:
+                self._fail("add usage", place, error)
+
+    def _is_of(self, place: Place, birth: str) -> bool:
+        listed = self._reader.listed(place)
+        return listed is not None and listed.head.get("birth", "") == birth
 
     # -- check and repair ----------------------------------------------------------------------------------------
 

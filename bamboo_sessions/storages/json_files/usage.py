@@ -19,8 +19,15 @@ class Usage:
         """Folders whose log may end in a line that is in the page cache alone: the disk may have zeros in its place, and
         not even its line break, so that the next line has to bring one."""
 
+    def lines(self, place: Place) -> list[bytes]:
+        """Those that are whole: what no line break ends somebody may be writing just now, or never came to write."""
+        try:
+            return [line for line in self._files.read_whole(usage_in(place.folder)).split(b"\n")[:-1] if line]
+        except FileNotFoundError:
+            return []
+
     def append(self, place: Place, line: bytes) -> None:
-        """Durable on return. Never makes the session's folder."""
+        """One line, or several with line breaks between them. Durable on return. Never makes the session's folder."""
         fd = self._files.open(usage_in(place.folder), APPEND, self._mode)
         try:
             size = self._files.fstat(fd).st_size

@@ -3,6 +3,7 @@
     schema  migrations/  upgrading      the tables, the steps that make them, who runs the steps and when
     statements                          every statement, written once, compiled for a dialect
     database  settings  patience        an engine with what durability needs, shared by the process; what its errors mean
+    using                               a connection for a statement, for a transaction, for a session that nobody else commits to
     states                              between rows and records: what a head is in columns, what a stamp says
     queries                             a page of a list as one statement
     base  expiring  storage             `SqlStorage`: which statements make a look, a deletion, a read, a commit

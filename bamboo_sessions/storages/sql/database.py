@@ -11,10 +11,11 @@ is sure not to have been applied.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 from weakref import WeakSet
 
@@ -24,9 +25,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from bamboo_sessions.clock import real_monotonic
-from bamboo_sessions.errors import InvalidValue, StorageError, StorageUnavailable
+from bamboo_sessions.errors import InvalidValue, SessionError, StorageUnavailable
 from bamboo_sessions.storages.sql.settings import SETTINGS, Durability, Settings
 from bamboo_sessions.storages.sql.statements import Cursor, statements_for
+from bamboo_sessions.storages.sql.using import Alone, Change, Own, Use
 
 POOL_SIZE: Final = 8
 """Connections a process and database, at most: eight processes stay below the hundred of a PostgreSQL as it comes."""
@@ -37,6 +39,10 @@ _SINCE: Final = "bamboo_sessions since"
 
 class ConnectionLost(StorageUnavailable):
     """The connection broke, or gave no answer in time; what was under way may have been carried out."""
+
+
+class ReadOnlyServer(StorageUnavailable):
+    """The server takes no changes: a replica that nobody promoted, or one that was the primary. Nothing was applied."""
 
 
 @attrs.frozen(slots=True)
@@ -59,6 +65,7 @@ class Database:
         self._trusted_since = 0.0
         self._warm: deque[Line] = deque()  # at most one; its operations are atomic
         self._writing = threading.Lock()  # guards the one writer of SQLite: threads of one process queue here, not by polling
+        self.own = Own()
         _alive.add(self)
 
     def after_fork(self) -> None:
@@ -66,26 +73,28 @@ class Database:
         _inherited.extend([self.engine.pool, self._warm])
         self._warm = deque()
         self.engine.dispose(close=False)
-        self._writing = threading.Lock()
+        self._writing, self.own = threading.Lock(), Own()
 
-    @contextmanager
-    def cursor(self, action: str, session_id: str | None = None) -> Iterator[Cursor]:
-        """A driver's cursor in autocommit; raises `StorageUnavailable`, or `ConnectionLost` once something was sent."""
+    def cursor(self, action: str, session_id: str | None = None) -> Use:
+        """`with` a cursor: see `Use`."""
+        return Use(self, action, session_id)
+
+    def writing(self, action: str, session_id: str) -> Change:
+        """`with` a cursor in a transaction: see `Change`."""
+        return Change(self, action, session_id)
+
+    def alone(self, session_id: str, hold: Callable[[Cursor], object]) -> Alone:
+        """`with` a session that nobody else commits to; `hold` sees to that, in a transaction: see `Alone`."""
+        return Alone(self, session_id, hold)
+
+    # -- for those three
+
+    def take(self, action: str, session_id: str | None) -> Line:
+        """A connection of one's own; raises `StorageUnavailable`."""
         try:
-            line = self._line()
+            return self._line()
         except (SQLAlchemyError, self._error) as error:
             raise self._unavailable(action, session_id, error) from error
-        try:
-            yield line.cursor
-        except BaseException as error:
-            self._give_back(line, fit=isinstance(error, StorageError) or
-                            (isinstance(error, self._error) and not self._is_lost(error, line.connection)))
-            if not isinstance(error, self._error):
-                raise
-            if self._is_lost(error, line.connection):
-                raise ConnectionLost(action, session_id=session_id, reason=_said(error)) from error
-            raise self._unavailable(action, session_id, error) from error
-        self._keep(line)
 
     def _line(self) -> Line:
         with suppress(IndexError):
@@ -99,21 +108,20 @@ class Database:
             self.engine.dialect.set_isolation_level(connection.dbapi_connection, "AUTOCOMMIT")
         return Line(connection, cast("Cursor", connection.cursor()))
 
-    def _keep(self, line: Line) -> None:
+    def keep(self, line: Line) -> None:
         """For the next one, with its cursor: to give it back to the pool and to ask for it again costs more than a read.
 
         Not where the pool is nearly used up: somebody may be waiting there. (Who came to wait in the instant between is served
         by whoever gives back next.)
         """
         pool = self.engine.pool
-        if self._owned and isinstance(pool, QueuePool) and not self._warm and pool.checkedout() < pool.size():
+        if self._owned and not self._warm and isinstance(pool, QueuePool) and pool.checkedout() < pool.size():
             self._warm.append(line)
         else:
-            self._give_back(line, fit=True)
+            self.give_back(line, fit=True)
 
-    def _give_back(self, line: Line, *, fit: bool) -> None:
-        """To the pool, which rolls back what is open. What came through otherwise (an interrupt, no memory) may have left
-        half an answer on the line: such a connection is closed."""
+    def give_back(self, line: Line, *, fit: bool) -> None:
+        """To the pool, which rolls back what is open; one that is not fit for that is closed."""
         with suppress(self._error):
             if not fit:
                 line.connection.invalidate()
@@ -122,30 +130,50 @@ class Database:
                 self.engine.dialect.reset_isolation_level(line.connection.dbapi_connection)
         line.connection.close()
 
-    @contextmanager
-    def writing(self, action: str, session_id: str) -> Iterator[Cursor]:
-        """A transaction. An error in the body undoes it; one of its commit leaves the outcome unknown."""
-        with self._turn(action, session_id), self.cursor(action, session_id) as cursor:
-            cursor.execute(self.statements.begin_writing)
-            yield cursor
-            try:
-                cursor.execute("COMMIT")
-            except self._error as error:
-                if self._is_lost(error, None):
-                    raise
-                raise StorageUnavailable(action, session_id=session_id, outcome="unknown", reason=_said(error)) from error
+    def is_foreign(self, error: BaseException) -> bool:
+        """Whether it is the driver's."""
+        return isinstance(error, self._error)
 
-    @contextmanager
-    def _turn(self, action: str, session_id: str) -> Iterator[None]:
-        if not self.settings.one_writer:
-            yield
+    def is_fit_after(self, error: BaseException, line: Line) -> bool:
+        """Whether the connection can be used again. What is neither the driver's nor ours (an interrupt, no memory) may have
+        left half an answer on it."""
+        return isinstance(error, SessionError) or (self.is_foreign(error) and not self.is_lost(error, line))
+
+    def is_lost(self, error: BaseException, line: Line | None) -> bool:
+        """Whether it ended the connection; without one: whether it may have."""
+        return self.settings.is_lost(error, None if line is None else line.connection.dbapi_connection)
+
+    def translate(self, error: BaseException, action: str, session_id: str | None, *, lost: bool) -> None:
+        """Raise what an error of the driver's means."""
+        if not self.is_foreign(error):
             return
-        if not self._writing.acquire(timeout=WAIT):
+        if lost:
+            raise ConnectionLost(action, session_id=session_id, reason=_said(error)) from error
+        if self.settings.is_read_only(error):
+            self.start_anew()  # whoever is asked next may be sent to the primary
+            reason = f"the server takes no changes, it is a replica ({_said(error)})"
+            raise ReadOnlyServer(action, session_id=session_id, path=self.where, reason=reason) from error
+        raise self._unavailable(action, session_id, error) from error
+
+    def of_commit(self, error: BaseException, action: str, session_id: str | None) -> BaseException:
+        """An error of COMMIT itself, which may have been carried out for all that."""
+        if not self.is_foreign(error) or self.is_lost(error, None):
+            return error
+        undecided = StorageUnavailable(action, session_id=session_id, outcome="unknown", reason=_said(error))
+        undecided.__cause__ = error
+        return undecided
+
+    def queue(self, action: str, session_id: str | None) -> None:
+        """Wait for the only writer's place, where the database has just one."""
+        if self.settings.one_writer and not self._writing.acquire(timeout=WAIT):
             raise StorageUnavailable(action, session_id=session_id, reason=f"another thread writes since {WAIT:g} s")
-        try:
-            yield
-        finally:
+
+    def leave(self) -> None:
+        """Make room for the next writer."""
+        if self.settings.one_writer:
             self._writing.release()
+
+    # -- what becomes of the pool
 
     def start_anew(self) -> None:
         """Use no connection that was made before: where one broke, its neighbours did, most likely.
@@ -165,10 +193,7 @@ class Database:
     def _cool(self) -> None:
         with suppress(IndexError):
             while True:
-                self._give_back(self._warm.pop(), fit=False)
-
-    def _is_lost(self, error: BaseException, connection: PoolProxiedConnection | None) -> bool:
-        return self.settings.is_lost(error, None if connection is None else connection.dbapi_connection)
+                self.give_back(self._warm.pop(), fit=False)
 
     def _unavailable(self, action: str, session_id: str | None, error: BaseException) -> StorageUnavailable:
         return StorageUnavailable(action, session_id=session_id, path=self.where, reason=_said(error))
@@ -199,17 +224,35 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+_SEVERAL: Final = re.compile(r"(postgres[^:/?#]*://(?:[^@/?#]*@)?)([^@/?#]*,[^@/?#]*)(/[^?#]*)?(?:\?(.*))?", re.DOTALL)
+
+
+def _plain(where: str) -> str:
+    """Several hosts stand in libpq's URLs side by side, and in SQLAlchemy's behind the question mark."""
+    if found := _SEVERAL.fullmatch(where):
+        begin, hosts, rest, query = found.groups()
+        said = "&".join([*(f"host={host}" for host in hosts.split(",")), *([query] if query else [])])
+        where = f"{begin}{rest or '/'}?{said}"
+    return "postgresql" + where[len("postgres"):] if where.startswith("postgres://") else where
+
+
 def read_url(where: str | URL) -> URL:
     """The URL with the driver that is used here; raises `InvalidValue` for a database that is not tried."""
-    text = "postgresql" + where[len("postgres"):] if isinstance(where, str) and where.startswith("postgres://") else where
     try:
-        url = make_url(text)
-    except ArgumentError as error:
+        url = make_url(_plain(where) if isinstance(where, str) else where)
+    except (ArgumentError, ValueError) as error:
         raise InvalidValue("storage URL", "not one that SQLAlchemy understands") from error  # which may hold a password
     name = SETTINGS.get(url.drivername)
     if name is None:
-        raise InvalidValue("storage URL", f"{url.drivername}:// is not tried; there are {', '.join(sorted(SETTINGS))}")
+        raise InvalidValue("storage URL", _refusal(url.drivername))
     return name.checked(url.set(drivername=name.driver))
+
+
+def _refusal(driver: str) -> str:
+    if driver.partition("+")[0] in ("mariadb", "mysql"):
+        return (f"{driver}:// cannot keep sessions: they would be cut off at the server's max_allowed_packet (see the how-to about "
+                "databases); use postgresql://… or sqlite:///…")
+    return f"{driver}:// is not tried; there are {', '.join(sorted(SETTINGS))}"
 
 
 def acquire(where: str | URL | Engine, pool_size: int = POOL_SIZE, durability: Durability = "full") -> Database:
@@ -253,7 +296,7 @@ def _around(engine: Engine, durability: Durability) -> Database:
     connections; autocommit is theirs only while they are in use here."""
     settings_class = SETTINGS.get(engine.url.drivername)
     if settings_class is None:
-        raise InvalidValue("engine", f"{engine.url.drivername} is not tried; there are {', '.join(sorted(SETTINGS))}")
+        raise InvalidValue("engine", _refusal(engine.url.drivername))
     settings = settings_class(durability)
     _prepare(engine, settings)
     engine.dispose()  # connections that were made before know nothing of this

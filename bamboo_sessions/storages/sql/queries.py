@@ -4,11 +4,13 @@ What the columns say is exact. What only the head says (tags, metadata) is first
 was written as exactly this JSON, so a row without it cannot pass. The rows that come are asked `Filter.takes`, as in every
 other storage, and the walk goes on where too few of them passed. So a head with NUL in it, or one that is no JSON any more,
 disturbs no list, where PostgreSQL's own JSON would refuse the statement; and both databases run the same text.
+
+A tag that few sessions have would take the walk through all of them. The index of words knows those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -37,6 +39,13 @@ from bamboo_sessions.storages.sql.expiring import Expiring
 from bamboo_sessions.storages.sql.schema import session
 from bamboo_sessions.storages.sql.statements import Statement
 from bamboo_sessions.storages.sql.states import as_column, needle
+from bamboo_sessions.storages.sql.texts import (
+    count_named,
+    index_is_there,
+    match,
+    tag_term,
+    tagged,
+)
 
 _SHAPES: Final = 256
 _BATCH: Final = 1000
@@ -46,23 +55,50 @@ _OLDER, _CHANGED, _NEWEST = 0, 1, 2
 _EXACT: Final = 10**15
 """Below it, a whole number is written the same by every encoder, as an integer or as a float with `.0` behind it."""
 
+RARE: Final = 1000
+"""Sessions with a tag: so many are looked up one by one."""
+
 Needles = tuple[str, ...]
 
 
 class Listing(Expiring):
     """The power `Queries`."""
 
+    _indexed = False
+
     def page(self, wanted: Filter, limit: int, cursor: str | None = None) -> SessionPage:
         """See `Queries`."""
         walk = _Walk(Place.read(cursor, limit, wanted.order), limit)
-        asked, batch = _asked_of(wanted), min(limit + 1, _BATCH + 1)
+        asked, batch, rare = asked_of(wanted), min(limit + 1, _BATCH + 1), self._rare(wanted)
+        whose, dialect = {"k_namespace": self.namespace, "k_tags": rare}, self._open.engine.dialect
         while not walk.done:
-            values = {"k_namespace": self.namespace, "k_limit": batch, **asked.values, **walk.values, **self._active()}
-            ask = _statement(self._open.engine.dialect, (asked.shape, walk.shape, self._ttl is not None))
+            values = {**whose, "k_limit": batch, **asked.values, **walk.values, **self._active()}
+            shape = asked.shape, walk.shape, self._ttl is not None, rare is not None
+            ask = compiled(dialect, shape, lambda: _page(shape, postgres=dialect.name == "postgresql"))  # noqa: B023 - called at once
             rows = self._asked("list", None, lambda on: ask.rows(on, values))  # noqa: B023 - called at once
             walk.take(rows, batch, wanted)
             batch = _BATCH
         return cut(walk.at, limit, walk.older, walk.changed, leave_out)
+
+    def _rare(self, wanted: Filter) -> str | None:
+        """What to ask the index of words for the sessions with these tags; None where it would name too many: those are soon
+        met by whoever goes through the list."""
+        if not wanted.all_tags or not self._has_index():
+            return None
+        dialect = self._open.engine.dialect
+        postgres = dialect.name == "postgresql"
+        words = match([(tag_term(self.namespace, tag), False) for tag in sorted(wanted.all_tags)], postgres=postgres)
+        ask = compiled(dialect, "rare", lambda: count_named(postgres=postgres))
+        rows = self._asked("list", None, lambda on: ask.rows(on, {"k_match": words, "k_few": RARE + 1}))
+        return words if rows[0][0] <= RARE else None
+
+    def _has_index(self) -> bool:
+        """An SQLite without FTS5 makes the tables and leaves this out. Once it is there, it stays."""
+        if not self._indexed:
+            dialect = self._open.engine.dialect
+            ask = compiled(dialect, "index", lambda: index_is_there(dialect))
+            self._indexed = bool(self._asked("look for", None, lambda on: ask.rows(on, {})))
+        return self._indexed
 
 
 class _Walk:
@@ -117,9 +153,9 @@ class _Walk:
 
 
 def _passed(rows: list[Any], wanted: Filter) -> Iterator[Row]:
-    for _, session_id, time, updated_at, text, count in rows:
+    for _, session_id, time, updated_at, written, count in rows:
         try:
-            head = loads(text)
+            head = loads(written)
             if wanted.takes(head):
                 yield (time, session_id), (updated_at, session_id), head, count
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -130,7 +166,7 @@ def _passed(rows: list[Any], wanted: Filter) -> Iterator[Row]:
 
 
 @attrs.frozen(slots=True)
-class _Asked:
+class Asked:
     """A filter as conditions: their text follows from the shape, so that it is compiled once."""
 
     shape: tuple[tuple[str, ...], tuple[int, ...]]
@@ -138,7 +174,7 @@ class _Asked:
     values: dict[str, Any]
 
 
-def _asked_of(wanted: Filter) -> _Asked:
+def asked_of(wanted: Filter) -> Asked:
     plain = {name: as_column(getattr(wanted, name)) for name in (*_TEXTS, "updated_after", "updated_before")}
     flags = {name: getattr(wanted, name) for name in ("pinned", "archived", "has_open_question")}
     given = {name: value for name, value in {**plain, **flags}.items() if value is not None}
@@ -146,7 +182,7 @@ def _asked_of(wanted: Filter) -> _Asked:
     needles = {f"k_needle_{n}_{m}": text for n, group in enumerate(groups) for m, text in enumerate(group)}
     values = {f"k_{name}": value for name, value in given.items() if name not in flags}
     names = tuple(name if name not in flags else name if given[name] else f"not {name}" for name in given)
-    return _Asked((names, tuple(map(len, groups))), values | needles)
+    return Asked((names, tuple(map(len, groups))), values | needles)
 
 
 def _tag_needles(tag: str) -> Needles:
@@ -185,26 +221,35 @@ def _number_forms(value: float) -> Needles:
 
 # -- statements --------------------------------------------------------------------------------------------------
 
-Shape = tuple[tuple[tuple[str, ...], tuple[int, ...]], tuple[str, bool, bool], bool]
-_compiled: dict[tuple[str, Shape], Statement] = {}  # dict operations are atomic, and losing an entry costs a compilation
+Shape = tuple[tuple[tuple[str, ...], tuple[int, ...]], tuple[str, bool, bool], bool, bool]
+_compiled: dict[tuple[str, object], Statement] = {}  # dict operations are atomic, and losing an entry costs a compilation
 
 
-def _statement(dialect: Dialect, shape: Shape) -> Statement:
+def compiled(dialect: Dialect, shape: object, make: Callable[[], Any]) -> Statement:
+    """The statement of this shape; made where it was not made yet."""
     key = f"{dialect.name}+{dialect.driver}", shape
-    made = _compiled.get(key)
-    if made is None:
+    known = _compiled.get(key)
+    if known is None:
         if len(_compiled) >= _SHAPES:
             _compiled.clear()
-        made = _compiled[key] = Statement(_page(shape, postgres=dialect.name == "postgresql"), dialect)
-    return made
+        known = _compiled[key] = Statement(make(), dialect)
+    return known
+
+
+def conditions(asked: Asked, *, expires: bool, postgres: bool) -> list[ColumnElement[bool]]:
+    """What a session has to have, as far as columns and needles tell."""
+    names, groups = asked.shape
+    return [*([_seen()] if expires else []), *map(_compared, names), *(_contains(n, count, postgres) for n, count in enumerate(groups))]
 
 
 def _page(shape: Shape, *, postgres: bool) -> Any:
-    (names, groups), (order, has_low, has_high), expires = shape
-    s, change = session.c, tuple_(session.c.updated_at, session.c.id)
-    time = s.created_at if order == "created" else s.updated_at
-    those = [s.namespace == bindparam("k_namespace"), *([_seen()] if expires else []), *map(_compared, names),
-             *(_contains(n, count, postgres) for n, count in enumerate(groups))]
+    names_and_groups, (order, has_low, has_high), expires, rare = shape
+    s = session.c
+    changed, created = (_no_index(s.updated_at), _no_index(s.created_at)) if rare else (s.updated_at, s.created_at)
+    time, change = created if order == "created" else changed, tuple_(changed, s.id)
+    those = [s.namespace == bindparam("k_namespace"), *conditions(Asked(names_and_groups, {}), expires=expires, postgres=postgres)]
+    if rare:
+        those.append(s.id.in_(tagged(postgres=postgres)))
     stand, low, high = tuple_(time, s.id), _key("low"), _key("high")
     older = list(those)
     if has_low:
@@ -213,10 +258,15 @@ def _page(shape: Shape, *, postgres: bool) -> Any:
         older.append(change <= high)  # in the other orders, what is below the one is below the other
     parts = [_part(_OLDER, time, time, older, descending=order != "oldest")]
     if has_high and order != "oldest":
-        parts.append(_part(_CHANGED, time, s.updated_at, [*those, change > high], descending=False))
+        parts.append(_part(_CHANGED, time, changed, [*those, change > high], descending=False))
     elif order == "created":
         parts.append(_newest(those[0]))
     return union_all(*parts) if len(parts) > 1 else parts[0]
+
+
+def _no_index(time: Any) -> Any:
+    """The few that are looked up one by one are sorted; a walk along an index would meet all others."""
+    return func.coalesce(time, literal_column("''", Text))
 
 
 def _part(number: int, time: Any, along: Any, conditions: list[ColumnElement[bool]], *, descending: bool) -> Any:

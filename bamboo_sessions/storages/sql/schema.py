@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, Text, literal_column
 from sqlalchemy.dialects import postgresql
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The number of the newest migration: what this code reads and writes."""
 
 VERSION_TABLE: Final = "bamboo_schema"
@@ -69,6 +69,17 @@ message = Table(
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("line", Text, nullable=False),
 )
+
+text = Table(
+    "bamboo_text", metadata,
+    Column("n", _Serial, primary_key=True, autoincrement=True),  # FTS5 knows its rows by number
+    Column("namespace", _Exact, nullable=False),
+    Column("id", _Exact, nullable=False),
+    Column("seq", Integer, nullable=False),  # of the message; -1: title and tags
+    Column("words", Text().with_variant(postgresql.TSVECTOR(), "postgresql"), nullable=False),
+)
+Index("bamboo_text_of", text.c.namespace, text.c.id, text.c.seq, unique=True)
+# Its index for searches is another thing in each database, see `texts.index_statements`.
 
 usage = Table(
     "bamboo_usage", metadata,

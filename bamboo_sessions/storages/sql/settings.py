@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 import structlog
@@ -57,6 +58,10 @@ class Settings:
         """Whether this error ended the connection, so that nobody knows what became of the last statement."""
         return False
 
+    def is_read_only(self, error: BaseException) -> bool:
+        """Whether this error says that the server takes no changes, so that the place to go to is another one."""
+        return False
+
     def before_tables(self, url: URL) -> None:
         """Called before tables are made where there is no database yet."""
 
@@ -75,7 +80,7 @@ class Sqlite(Settings):
         """A file it has to be: a database in memory is another one for each connection."""
         if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
             raise InvalidValue("storage URL", "SQLite needs the path of a file, sqlite:///sessions.db; memory:// is for memory")
-        return url
+        return url.set(database=str(Path(url.database).absolute()))  # connections are made later too, wherever the process is by then
 
     def arguments(self, url: URL, wait: float) -> dict[str, Any]:
         """How long SQLite itself waits for another process's commit."""
@@ -111,7 +116,7 @@ def _write_ahead(connection: Any) -> str:
 
 
 _LIMITS: Final = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-_ASKED: Final = ("synchronous_commit", "fsync", "full_page_writes", "server_encoding")
+_ASKED: Final = ("synchronous_commit", "fsync", "full_page_writes", "server_encoding", "default_transaction_isolation")
 
 
 class Postgres(Settings):
@@ -150,6 +155,9 @@ class Postgres(Settings):
         found = dict(zip(_ASKED, connection.execute(f"SELECT {asked}").fetchone(), strict=True))
         if found["server_encoding"] != "UTF8":
             raise InvalidValue("storage URL", f"the database's encoding is {found['server_encoding']}; UTF8 is needed")
+        if found["default_transaction_isolation"] != "read committed":
+            # Commits compare for themselves. At a stricter level whoever was overtaken gets an error instead of the answer.
+            connection.execute("SET default_transaction_isolation = 'read committed'")
         if self.durability == "process":
             connection.execute("SET synchronous_commit = off")
             return
@@ -163,6 +171,10 @@ class Postgres(Settings):
     def is_lost(self, error: BaseException, connection: Any) -> bool:
         """psycopg closes a connection that cannot go on."""
         return connection is None or bool(connection.closed)
+
+    def is_read_only(self, error: BaseException) -> bool:
+        """A replica, or a primary that was made one: `read_only_sql_transaction`."""
+        return getattr(error, "sqlstate", None) == "25006"
 
     def _tell(self, what: str, where: str) -> None:
         with self._telling:

@@ -38,7 +38,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ClauseElement
 
-from bamboo_sessions.storages.sql.schema import grave, message, session, store, usage
+from bamboo_sessions.storages.sql import texts
+from bamboo_sessions.storages.sql.schema import grave, message, session, store, text, usage
 
 GRAVES_KEPT: Final = 100_000
 """How many deletions a store remembers."""
@@ -126,6 +127,9 @@ _SINCE: Final = bindparam("v_activity", type_=session.c.activity.type)
 # A clock that jumped back makes no session older than it was.
 _RENEWED: Final = {"activity": case((session.c.activity > _SINCE, session.c.activity), else_=_SINCE)}
 _ADVANCE: Final = update(session).where(_HOLDS_EXPECTED).values({**_values(*_STATE), **_RENEWED})
+# What an ordinary turn changes. A column that is not named costs no index anything.
+_GO_ON: Final = update(session).where(_HOLDS_EXPECTED).values({
+    **_values("revision", "op", "ops", "messages", "rewrites", "updated_at", "head"), **_RENEWED})
 
 
 _compiled: dict[str, Statements] = {}
@@ -192,25 +196,44 @@ class Statements:
     def _committing(self) -> None:
         upsert = postgresql.insert if self._postgres else sqlite.insert
         create = upsert(session).values({**_KEY, **_values(*_STATE)}).on_conflict_do_nothing()
-        self.create, self.advance = self._made(create), self._made(_ADVANCE)
+        steps = {"create": create, "advance": _ADVANCE, "go_on": _GO_ON}
+        self.steps = {name: self._made(step) for name, step in steps.items()}
         self.cut = self._made(delete(message).where(_of(message), message.c.seq >= bindparam("k_keep")))
         row = {**_KEY, "seq": bindparam("v_seq", type_=message.c.seq.type), "line": bindparam("v_line", type_=Text())}
         self._add_row = self._made(insert(message).values(row))
+        self.cut_texts, self._drop_title = self._made(texts.cut_texts()), self._made(texts.drop_title())
+        self._add_text = self._made(texts.add_text())
         if self._postgres:
-            self._add_rows = self._made(_add_all(None))
-            self.create_adding = self._made(_add_all(create.returning(session.c.revision).cte("made")))
-            self.advance_adding = self._made(_add_all(_ADVANCE.returning(session.c.revision).cte("made")))
+            self._add_rows, self._put_texts = self._made(_add_all(None)), self._made(texts.put_texts(None))
+            self._at_once = {(step, lines, rows): self._made(_together(steps[step], lines=lines, rows=rows))
+                             for step in steps for lines in (False, True) for rows in (False, True)}
+
+    def at_once(self, cursor: Cursor, values: Values, lines: Sequence[str], rows: texts.Rows, *, step: str) -> bool:
+        """A change of the session, or a new one, with its new messages, in one statement; whether it was made."""
+        made = self._at_once[step, bool(lines), bool(rows)].run(cursor, {**values, "v_lines": lines, **texts.values_of(rows)})
+        return made == (len(lines) or len(rows) or 1)
+
+    def tell(self, cursor: Cursor, key: Values, rows: texts.Rows) -> None:
+        """Let searches find these; a title in the place of the one before."""
+        if self._postgres:
+            self._put_texts.run(cursor, {**key, **texts.values_of(rows)})
+            return
+        if rows[0][0] < 0:
+            self._drop_title.run(cursor, key)
+        self._add_text.many(cursor, ({**key, "v_seq": at, "v_words": words} for at, words in rows))
 
     def add(self, cursor: Cursor, key: Values, keep: int, lines: Sequence[str]) -> None:
         """Insert these messages behind the first `keep`."""
         if self._postgres:
             self._add_rows.run(cursor, {**key, "k_keep": keep, "v_lines": lines})
+        elif len(lines) == 1:
+            self._add_row.run(cursor, {**key, "v_seq": keep, "v_line": lines[0]})
         else:
             self._add_row.many(cursor, ({**key, "v_seq": keep + at, "v_line": line} for at, line in enumerate(lines)))
 
     def _deleting(self) -> None:
         self.hold = self._made(select(session.c.birth, session.c.ops).where(_of(session)).with_for_update())
-        self.drops = [self._made(delete(table).where(_of(table))) for table in (session, message, usage)]
+        self.drops = [self._made(delete(table).where(_of(table))) for table in (session, message, text, usage)]
         self.bury = self._made(insert(grave).values({
             **_KEY, "birth": bindparam("v_birth", type_=Text()), "ops": bindparam("v_ops", type_=Text()),
             "expired": bindparam("v_expired", type_=SmallInteger())}))
@@ -257,9 +280,22 @@ class Statements:
         owner = select(session.c.namespace, session.c.id, session.c.birth, bindparam("v_line", type_=Text()))
         self.append_usage = self._made(insert(usage).from_select(
             ["namespace", "id", "birth", "line"], owner.where(_of(session)).with_for_update(read=True, key_share=True)))
+        of_birth = and_(_of(usage), usage.c.birth == bindparam("k_birth"))
+        self.usage = self._made(select(usage.c.line).where(of_birth).order_by(usage.c.n))
+        self.count_usage = self._made(select(func.count()).select_from(usage).where(of_birth))
+        self.add_usage = self._made(insert(usage).values(
+            {**_KEY, "birth": bindparam("k_birth", type_=Text()), "line": bindparam("v_line", type_=Text())}))
 
 
-def _add_all(made: CTE | None) -> ClauseElement:
+def _together(change: Any, *, lines: bool, rows: bool) -> Any:
+    """A change of a session with what goes with it; the number of rows is that of what stands last."""
+    made = change.returning(session.c.revision).cte("made")
+    if lines:
+        return _add_all(made).add_cte(texts.put_texts(made).cte("told")) if rows else _add_all(made)
+    return texts.put_texts(made) if rows else change
+
+
+def _add_all(made: CTE | None) -> Any:
     """Insert a list of messages by one statement of PostgreSQL; with `made`, only where that gave a row."""
     given = func.unnest(bindparam("v_lines", type_=postgresql.ARRAY(Text))).table_valued(
         "line", with_ordinality="place").render_derived()

@@ -9,7 +9,7 @@ import orjson
 
 from bamboo_sessions._frozen import frozen
 from bamboo_sessions._json import loads
-from bamboo_sessions.storages.protocol import OPS_KEPT, Change, Delta, Head
+from bamboo_sessions.storages.protocol import OPS_KEPT, Change, Delta, Head, HeadChange
 
 Names = tuple[str, ...]
 UNTRACKED: Final = -1
@@ -37,7 +37,12 @@ class Known:
 
     stamp: SqlStamp
     ops: Names
-    head: str
+    head: Head | str
+    """As this object's own commit made it, which nobody else holds; else as it was read."""
+    size: int
+    """Of the head, as text."""
+    own: int = 0
+    """So many commits in a row, up to this state, were this object's: nobody else has been about."""
 
 
 def packed_ops(ops: Names) -> str:
@@ -63,6 +68,14 @@ def after(ops: Names, op: str) -> Names:
 def packed_head(head: Head) -> str:
     """JSON text without NUL and without surrogates, whatever it says: orjson escapes the one and refuses the other."""
     return orjson.dumps(head).decode()
+
+
+_LISTED: Final = frozenset({"created_at", "model", "provider", "context_id", "parent_id", "pinned", "archived", "questions"})
+
+
+def touches_columns(change: HeadChange) -> bool:
+    """Whether a change of a head may change more of `columns` than the time, which it always does."""
+    return not all(_LISTED.isdisjoint(names) for names in change.values())
 
 
 def columns(head: Head) -> dict[str, Any]:

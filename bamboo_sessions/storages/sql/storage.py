@@ -7,7 +7,8 @@ says whether they were. Where they were not, it looks who was faster; and so doe
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,21 +21,24 @@ from bamboo_sessions.codec import check_usage, patch_json
 from bamboo_sessions.errors import CorruptSession, RevisionConflict, SessionNotFound, StorageUnavailable
 from bamboo_sessions.storages.expiry import checked_ttl
 from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Head, Record, Stamp, Unchanged
-from bamboo_sessions.storages.sql.database import POOL_SIZE, ConnectionLost
-from bamboo_sessions.storages.sql.queries import Listing
+from bamboo_sessions.storages.sql.database import POOL_SIZE, ConnectionLost, ReadOnlyServer
+from bamboo_sessions.storages.sql.searching import Searching
 from bamboo_sessions.storages.sql.settings import Durability
 from bamboo_sessions.storages.sql.states import (
     UNTRACKED,
     Known,
     SqlStamp,
     after,
+    as_column,
     columns,
     difference,
     needle,
     packed_head,
     packed_ops,
+    touches_columns,
     unpacked_ops,
 )
+from bamboo_sessions.storages.sql.texts import rows_of
 
 _MEETINGS: Final = 512
 _LONG_HEAD: Final = 64 * 1024  # longer ones are asked for again rather than kept
@@ -42,7 +46,7 @@ _NO_STAMP: Final = SqlStamp("", 0, "", 0, UNTRACKED, ())
 _log = structlog.get_logger("bamboo_sessions")
 
 
-class SqlStorage(Listing):
+class SqlStorage(Searching):
     """Sessions in a database: SQLite for one machine, PostgreSQL for many.
 
     `url_or_engine`: `sqlite:///sessions.db`, `postgresql://user@host/database`, or an engine of SQLAlchemy's, whose pool is
@@ -97,7 +101,7 @@ class SqlStorage(Listing):
         if start + len(lines) != messages:
             raise self._damaged(session_id, f"{start + len(lines)} messages are there, {messages} were committed")
         stamp = SqlStamp(birth, revision, op, messages, rewrites, tuple(head))
-        self._meet(session_id, Known(stamp, ops, text))
+        self._meet(session_id, Known(stamp, ops, text, len(text)))
         return head, ops, stamp, lines
 
     def _head(self, session_id: str, text: str, birth: str, revision: int) -> Head:
@@ -121,12 +125,29 @@ class SqlStorage(Listing):
 
     # -- committing ----------------------------------------------------------------------------------------------
 
+    def is_likely(self, session_id: str, stamp: Stamp) -> bool:
+        """See `LikelyStamps`. Two commits in a row, and nobody in between."""
+        met = self._met.get(session_id)
+        return met is not None and met.own > 1 and isinstance(stamp, SqlStamp) and met.stamp.op == stamp.op
+
+    def alone(self, session_id: str) -> AbstractContextManager[object]:
+        """See `Alone`: the session's row is locked in a transaction; in SQLite the whole database is."""
+        hold, key = self._open.statements.hold, self._key(session_id)
+        return self._open.alone(session_id, lambda cursor: hold.row(cursor, key))
+
     def commit(self, commit: Commit) -> Stamp:
         """See `RecordStorage`. A commit whose operation id is among those remembered is recognised, not applied again."""
         try:
-            return self._commit(commit)
+            return self._commit_to_primary(commit)
         except ConnectionLost as error:
             return self._commit_again(commit, error)
+
+    def _commit_to_primary(self, commit: Commit) -> Stamp:
+        """A connection from before a failover may lead to what is a replica now; a new one leads to the primary."""
+        try:
+            return self._commit(commit)
+        except ReadOnlyServer:
+            return self._commit(commit)
 
     def _commit_again(self, commit: Commit, lost: ConnectionLost) -> Stamp:
         """Its answer got lost. It may still be under way on the server, and that does no harm: it names the state that it
@@ -147,8 +168,8 @@ class SqlStorage(Listing):
         known = self._state_before(commit)
         if known is None and commit.expected is not None:
             return self._overtaken(commit)
-        made, head = _next(known, commit)
-        if not self._written(commit, known, {f"v_{name}": value for name, value in _stored(made, head, self._now()).items()}):
+        made, head, text = _next(known, commit)
+        if not self._written(commit, known, head, self._stored(commit, known, made, head, text)):
             return self._overtaken(commit)
         self._meet(commit.session_id, made)
         return made.stamp
@@ -170,38 +191,44 @@ class SqlStorage(Listing):
             return None
         birth, revision, op, messages, rewrites, ops, text = row
         head = self._head(session_id, text, birth, revision)
-        known = Known(SqlStamp(birth, revision, op, messages, rewrites, tuple(head)), self._ops(session_id, ops), text)
+        stamp = SqlStamp(birth, revision, op, messages, rewrites, tuple(head))
+        known = Known(stamp, self._ops(session_id, ops), text, len(text))
         self._meet(session_id, known)
         return known
 
-    def _written(self, commit: Commit, known: Known | None, made: dict[str, Any]) -> bool:
-        """Whether the database held what the commit stands on, and now holds what it made."""
-        change, run = commit.change, self._open.statements
-        values = {**self._key(commit.session_id), **made}
+    def _stored(self, commit: Commit, known: Known | None, made: Known, head: Head, text: str) -> dict[str, Any]:
+        """What the session's row says then, and what it says now; a turn that only goes on names only what it changes."""
+        stamp = made.stamp
+        values = {"k_namespace": self.namespace, "k_id": commit.session_id, "v_revision": stamp.revision, "v_op": stamp.op,
+                  "v_ops": packed_ops(made.ops), "v_messages": stamp.messages, "v_rewrites": stamp.rewrites,
+                  "v_activity": self._now(), "v_head": text, "v_updated_at": as_column(head.get("updated_at")) or ""}
+        if known is None or touches_columns(commit.change.head):
+            values |= {"v_birth": stamp.birth, **{f"v_{name}": value for name, value in columns(head).items()}}
         if known is not None:
-            stands_on = known.stamp
-            values |= {"k_birth": stands_on.birth, "k_revision": stands_on.revision, "k_op": stands_on.op}
-        keep, there = change.keep, 0 if known is None else known.stamp.messages
-        lines = [line.decode() for line in change.add]
-        if keep >= there and not run.one_by_one:
-            return self._written_at_once(commit.session_id, known, {**values, "k_keep": there}, lines)
+            values |= {"k_birth": known.stamp.birth, "k_revision": known.stamp.revision, "k_op": known.stamp.op}
+        return values
+
+    def _written(self, commit: Commit, known: Known | None, head: Head, values: dict[str, Any]) -> bool:
+        """Whether the database held what the commit stands on, and now holds what it made."""
+        change, run, key = commit.change, self._open.statements, self._key(commit.session_id)
+        there = 0 if known is None else known.stamp.messages
+        keep, lines = min(change.keep, there), [line.decode() for line in change.add]
+        rows = rows_of(self.namespace, change, head, keep)
+        step = "create" if known is None else "advance" if "v_birth" in values else "go_on"
+        if keep == there and not run.one_by_one and self._open.own.alone is None:
+            with self._open.cursor("commit", commit.session_id) as cursor:  # a transaction of its own: one round trip
+                return run.at_once(cursor, {**values, "k_keep": there}, lines, rows, step=step)
         with self._open.writing("commit", commit.session_id) as cursor:
-            if (run.create if known is None else run.advance).run(cursor, values) != 1:
+            if run.steps[step].run(cursor, values) != 1:
                 return False
             if keep < there:
-                run.cut.run(cursor, {**self._key(commit.session_id), "k_keep": keep})
+                run.cut.run(cursor, {**key, "k_keep": keep})
+                run.cut_texts.run(cursor, {**key, "k_keep": keep})
             if lines:
-                run.add(cursor, self._key(commit.session_id), min(keep, there), lines)
+                run.add(cursor, key, keep, lines)
+            if rows:
+                run.tell(cursor, key, rows)
         return True
-
-    def _written_at_once(self, session_id: str, known: Known | None, values: dict[str, Any], lines: list[str]) -> bool:
-        """In one statement, which is a transaction of its own: one round trip."""
-        run = self._open.statements
-        with self._open.cursor("commit", session_id) as cursor:
-            if not lines:
-                return (run.create if known is None else run.advance).run(cursor, values) == 1
-            statement = run.create_adding if known is None else run.advance_adding
-            return statement.run(cursor, {**values, "v_lines": lines}) == len(lines)
 
     def _overtaken(self, commit: Commit) -> Stamp:
         """Somebody was faster, unless it was this commit itself."""
@@ -218,7 +245,7 @@ class SqlStorage(Listing):
     def _meet(self, session_id: str, known: Known) -> None:
         """The newest comes last, the oldest goes first."""
         self._met.pop(session_id, None)
-        if len(known.head) <= _LONG_HEAD:
+        if known.size <= _LONG_HEAD:
             self._met[session_id] = known
         if len(self._met) > _MEETINGS:
             with suppress(StopIteration, RuntimeError):  # another thread was at it
@@ -247,6 +274,22 @@ class SqlStorage(Listing):
         if added != 1:
             raise SessionNotFound(session_id)
 
+    def read_usage(self, session_id: str, birth: str) -> Sequence[bytes]:
+        """See `UsageReads`. PostgreSQL numbers lines before they are committed, so that an earlier one may show up later."""
+        ask, values = self._open.statements.usage, {**self._key(session_id), "k_birth": birth}
+        return [row[0].encode() for row in self._asked("read usage", session_id, lambda cursor: ask.rows(cursor, values))]
+
+    def add_usage(self, session_id: str, birth: str, lines: Sequence[bytes], after: int) -> bool:
+        """See `UsageReads`: the session's row is held, for which a deletion and every other line waits."""
+        for line in lines:
+            check_usage(line)
+        run, values = self._open.statements, {**self._key(session_id), "k_birth": birth}
+        with self._changing("add usage", session_id) as cursor:
+            there = run.hold.row(cursor, values)
+            if there is None or there[0] != birth or run.count_usage.row(cursor, values)[0] != after:
+                return False
+            run.add_usage.many(cursor, ({**values, "v_line": line.decode()} for line in lines))
+            return True
 
 
 def _lines(joined: bytes | str | None) -> list[bytes]:
@@ -256,19 +299,15 @@ def _lines(joined: bytes | str | None) -> list[bytes]:
     return (joined.encode() if isinstance(joined, str) else joined).split(b"\n")
 
 
-def _next(known: Known | None, commit: Commit) -> tuple[Known, Head]:
-    """The state that the commit makes, and its head."""
+def _next(known: Known | None, commit: Commit) -> tuple[Known, Head, str]:
+    """The state that the commit makes, and its head, also as text."""
     change = commit.change
-    head = patch_json({} if known is None else loads(known.head), change.head)
+    before = {} if known is None else loads(known.head) if isinstance(known.head, str) else known.head
+    head = patch_json(before, change.head)
     head["revision"] = change.revision
     there = 0 if known is None else known.stamp.messages
     rewrites = 0 if known is None else known.stamp.rewrites + (change.keep < there)
     stamp = SqlStamp(head["birth"], change.revision, change.op, min(change.keep, there) + len(change.add), rewrites, tuple(head))
-    return Known(stamp, after(() if known is None else known.ops, change.op), packed_head(head)), head
-
-
-def _stored(made: Known, head: Head, activity: int) -> dict[str, Any]:
-    """The columns of a session's row."""
-    stamp = made.stamp
-    return {"birth": stamp.birth, "revision": stamp.revision, "op": stamp.op, "ops": packed_ops(made.ops),
-            "messages": stamp.messages, "rewrites": stamp.rewrites, "activity": activity, "head": made.head, **columns(head)}
+    text = packed_head(head)
+    ops, own = ((), 0) if known is None else (known.ops, known.own)
+    return Known(stamp, after(ops, change.op), head, len(text), own + 1), head, text
