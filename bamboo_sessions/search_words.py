@@ -29,7 +29,7 @@ _RUNS: Final = ("\u3005-\u3007\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30
                 "\u0e01-\u0e30\u0e32-\u0e33\u0e40-\u0e46\u0e50-\u0e59\u0e81-\u0eb0\u0eb2-\u0eb3\u0ebd-\u0ec6\u0ed0-\u0edf"  # Thai, Lao
                 "\u1000-\u102a\u103f-\u1049\u1780-\u17b3\u17e0-\u17e9"  # Burmese, Khmer
                 "\u1100-\u115f\u3131-\u318e\ua960-\ua97c\uac00-\ud7a3\uffa0-\uffdc")  # Korean
-_ASCII_WORDS: Final = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else ord(" ") for code in range(256))
+_ASCII_WORDS: Final = bytes(code if code > 127 else ord(chr(code).lower()) if chr(code).isalnum() else ord(" ") for code in range(256))
 _ASCII_PIECE: Final = re.compile("[A-Za-z0-9]+")
 _ACCENTS: Final = re.compile("[\u0300-\u036f\u00ad\u200c\u200d]+")  # of Latin, Greek, Cyrillic; and what nobody sees
 
@@ -39,13 +39,21 @@ Piece = tuple[int, int, tuple[str, ...], bool]
 
 def terms(text: str) -> set[str]:
     """What an index keeps of a text."""
-    text = text[:SEARCHED]
-    if text.isascii():
-        found = set(text.encode().translate(_ASCII_WORDS).decode().split())  # a fifth of what a pattern costs every save
-        return _fitting(word[:LONGEST] for word in found) if len(max(found, key=len, default="")) > LONGEST else found
-    words = (part[:LONGEST] for word in set(_word().findall(text)) for part in _parts(word))
+    # ASCII that is no letter or digit is part of nothing. To split there first is a fifth of what patterns cost every save.
+    spaced = text[:SEARCHED].encode("utf-8", "surrogatepass").translate(_ASCII_WORDS)
+    found = set(spaced.decode("utf-8", "surrogatepass").split())
+    others = [] if spaced.isascii() else [part for part in found if not part.isascii()]
+    if not others and len(max(found, key=len, default="")) <= LONGEST:
+        return found
+    return _fitting([*(word[:LONGEST] for word in found.difference(others)), *_by_patterns(" ".join(others))])
+
+
+def _by_patterns(text: str) -> Iterator[str]:
+    for word in set(_word().findall(text)):
+        yield from (part[:LONGEST] for part in _parts(word))
     runs = ("".join(map(_sign, _one_sign().findall(run))) for run in _run().findall(text))
-    return _fitting([*words, *(term for run in runs if run for term in of_run(run))])
+    for run in runs:
+        yield from of_run(run) if run else ()
 
 
 def of_run(run: str) -> Iterator[str]:

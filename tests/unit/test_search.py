@@ -34,6 +34,7 @@ from tests.support import WholeSessions, bundle
     ("Zürich ZU\u0308RICH ÉCOLE", {"zurich", "ecole"}), ("Straße STRASSE", {"strasse"}), ("ΣΊΣΥΦΟΣ σίσυφος", {"σισυφοσ"}),
     ("\uff21\uff22\uff23\u3000ⅷ ½", {"abc", "viii", "1", "2"}), ("co\u00adoperate nai\u0308ve", {"cooperate", "naive"}),
     ("東京都", {"東京", "京都", "都"}), ("猫", {"猫"}), ("Python入門", {"python", "入門", "門"}), ("ガｶﾞ", {"ガガ", "ガ"}),
+    ("Hi—there (naïve),数据;x\u0301 \u0301y", {"hi", "there", "naive", "数据", "据", "x", "y"}),
     ("서울에서", {"서울", "울에", "에서", "서"}), ("कि की", {"कि", "की"}), ("a\0b\ud800c", {"a", "b", "c"}), ("", set()), ("!? _ \n", set())])
 def test_a_text_is_taken_apart(text, expected):
     """Runs of letters and digits, folded; each two neighbours where no spaces part words."""
