@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from bamboo_sessions import Message, Session, SessionRepository
+from bamboo_sessions.cli import main
 
 CHAT = {"id": "hello", "messages": [
     {"role": "user", "content": "hello"}, {"role": "assistant", "content": None, "tool_calls": [
@@ -17,8 +20,18 @@ CHAT = {"id": "hello", "messages": [
     {"role": "tool", "tool_call_id": "c1", "content": "你好"}, {"role": "user", "content": "bye"}]}
 
 
-def run(*arguments: str | Path, program: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, with a program in front of it where one is given."""
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line, called as its entry point is."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["bamboo-sessions", *map(str, arguments)])
+        main()
+    code = ended.value.code
+    return subprocess.CompletedProcess([*arguments], code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
+
+
+def run_alone(*arguments: str | Path, program: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, which takes a hundred times as long; with a program in front of it where one is given."""
     start = ["-m", "bamboo_sessions"] if program is None else ["-c", program]
     return subprocess.run([sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, check=False,
                           timeout=50, encoding="utf-8")
@@ -33,7 +46,7 @@ def chat(tmp_path: Path) -> Path:
 
 def test_a_demonstration_that_loses_nothing_ends_with_0(tmp_path: Path, chat: Path):
     """The table counts, says where the files lie, and the files are there."""
-    ran = run("demo", "--data", chat, "--folder", tmp_path / "demo", "--runtimes", "2", "--kills", "0")
+    ran = run_alone("demo", "--data", chat, "--folder", tmp_path / "demo", "--runtimes", "2", "--kills", "0")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert all(word in ran.stdout for word in ("attempted", "stored", "lost", "merged", "conflicts", "nothing was lost"))
     assert f"sessions: {tmp_path / 'demo' / 'sessions'}" in ran.stdout
@@ -56,7 +69,7 @@ main()
 
 def test_a_demonstration_that_loses_something_ends_with_1(tmp_path: Path, chat: Path):
     """A message is missing when the sessions are read back: the exit code and the text say so."""
-    ran = run("demo", "--data", chat, "--folder", tmp_path / "demo", "--runtimes", "2", "--kills", "0", program=LOSES)
+    ran = run_alone("demo", "--data", chat, "--folder", tmp_path / "demo", "--runtimes", "2", "--kills", "0", program=LOSES)
     assert ran.returncode == 1
     assert "hello: message 0 of runtime-" in ran.stdout
     assert "1 lost, 0 refused" in ran.stdout
@@ -89,7 +102,7 @@ def test_bad_usage_ends_with_2(arguments: tuple[str, ...]):
 def test_without_the_extra_it_says_how_to_install_it(name: str):
     """One line instead of a traceback."""
     program = f"import sys; sys.modules[{name!r}] = None\nfrom bamboo_sessions.cli import main; main()"
-    ran = run(program=program)
+    ran = run_alone(program=program)
     assert ran.returncode == 1
     assert ran.stderr.strip() == "the command line needs the extra `cli`: pip install 'bamboo-sessions[cli]'"
 
@@ -123,7 +136,7 @@ def damage(store: Path) -> Path:
 
 def test_a_store_that_is_well_ends_a_check_with_0(store: Path):
     """In both forms."""
-    ran = run("check", store)
+    ran = run_alone("check", store)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "all is well\n", "")
     assert run("check", store, "--json").stdout == ""
 
