@@ -19,7 +19,14 @@ import structlog
 
 from bamboo_sessions._holds import Hold
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
-from bamboo_sessions.errors import RevisionConflict, SessionDeleted, SessionExists, SessionExpired, StorageUnavailable
+from bamboo_sessions.errors import (
+    InvalidValue,
+    RevisionConflict,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    StorageUnavailable,
+)
 from bamboo_sessions.ids import check_session_id, new_birth, new_token
 from bamboo_sessions.locked_store_expiry import Expiring
 from bamboo_sessions.merge import merge
@@ -29,14 +36,11 @@ from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_next, plan_save,
 from bamboo_sessions.storages.protocol import (
     RecordStorage,
     Storage,
-    has_current_stamps,
-    has_held_reads,
-    has_likely_stamps,
     has_plain_reads,
     has_usage_log,
-    makes_room,
 )
 from bamboo_sessions.storages.records import Answer, as_committed, commit_of, follow, split
+from bamboo_sessions.storages.shortcuts import has_current_stamps, has_held_reads, has_likely_stamps, makes_room
 
 _log = structlog.get_logger("bamboo_sessions")
 
@@ -251,7 +255,7 @@ class LockedSessionStore(Expiring):
         # leaves an object that knows what it tried.
         session._origin = Origin(base, Attempt(op, plan.state, self.records.store_id, mine), origin.unsaved)
         try:
-            stamp = self.records.commit(commit_of(before, plan.state, op, keep, added))
+            stamp = self.records.commit(commit_of(before, plan.state, op, keep, added, anew=not self._excludes))
         except (RevisionConflict, StorageUnavailable) as error:
             if getattr(error, "outcome", "not applied") == "not applied":
                 session._origin = Origin(base, None, origin.unsaved)
@@ -317,13 +321,20 @@ class LockedSessionStore(Expiring):
         Raises `SessionNotFound`, `InvalidValue` for anything but one line of JSON, `StorageUnavailable` where the
         storage keeps no such log.
         """
-        line = json_line.encode("utf-8") if isinstance(json_line, str) else bytes(json_line)
-        line = line.removesuffix(b"\n")
+        line = _as_line(json_line)
         if self.is_hidden(check_session_id(session_id)):
             raise SessionExpired(session_id)
         if not has_usage_log(self.records):
             raise StorageUnavailable("append usage", session_id=session_id, reason=f"{self.records.name} keeps no such log")
         self.records.append_usage(check_session_id(session_id), line)
+
+
+def _as_line(given: str | bytes) -> bytes:
+    try:
+        line = given.encode("utf-8") if isinstance(given, str) else bytes(given)
+    except UnicodeEncodeError as error:
+        raise InvalidValue("usage record", f"it contains a lone surrogate at {error.start}") from error
+    return line.removesuffix(b"\n")
 
 
 def _never_known(_stamp: object) -> bool:

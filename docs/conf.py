@@ -20,7 +20,7 @@ from sphinx.environment import BuildEnvironment
 
 import bamboo_sessions
 from bamboo_sessions import testing
-from bamboo_sessions.storages import protocol
+from bamboo_sessions.storages import protocol, shortcuts
 
 project = "bamboo_sessions"
 author = "the bamboo_sessions authors"
@@ -43,6 +43,7 @@ python_maximum_signature_line_length = 100
 PUBLIC = frozenset(bamboo_sessions.__all__)
 HOMES = {
     **{name: protocol.__name__ for name in vars(protocol) if name[0].isupper()},
+    **{name: thing.__module__ for name, thing in vars(shortcuts).items() if getattr(thing, "__module__", "") == shortcuts.__name__},
     **dict.fromkeys(testing.__all__, testing.__name__),
     **dict.fromkeys(PUBLIC, bamboo_sessions.__name__),
 }

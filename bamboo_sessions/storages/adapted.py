@@ -317,8 +317,16 @@ class ThreeMethods(RecordBacked):
     def _heads(self) -> Iterator[tuple[dict[str, Any], int]]:
         heads: Callable[[], Iterator[tuple[dict[str, Any], int]]] | None = getattr(self._storage, "heads", None)
         if heads is not None:
-            return heads()
+            return self._translated(heads)
         raise StorageUnavailable("list", reason=f"{self.name} cannot list its sessions; give it a `heads` method")
+
+    def _translated(self, heads: Callable[[], Iterator[tuple[dict[str, Any], int]]]) -> Iterator[tuple[dict[str, Any], int]]:
+        try:
+            yield from heads()
+        except StorageError:
+            raise
+        except Exception as error:
+            raise StorageUnavailable("list", reason=f"{type(error).__name__}: {error}") from error
 
     # -- time to live --------------------------------------------------------------------------------------------
 

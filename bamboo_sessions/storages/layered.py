@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -22,7 +22,6 @@ import structlog
 
 from bamboo_sessions._lifetimes import Lifetimes, lifetimes_of
 from bamboo_sessions._locks import _after_fork
-from bamboo_sessions.cache import Ticket
 from bamboo_sessions.clock import SYSTEM_CLOCK, Clock
 from bamboo_sessions.errors import StorageUnavailable
 from bamboo_sessions.ids import check_session_id
@@ -31,28 +30,27 @@ from bamboo_sessions.models.findings import Finding, Repair
 from bamboo_sessions.models.hits import SearchPage
 from bamboo_sessions.storages.adapted import as_records
 from bamboo_sessions.storages.layers_above import LayerAbove, LayerStats
-from bamboo_sessions.storages.layers_known import Knowledge, Known, advanced, first_record, known_of
+from bamboo_sessions.storages.layers_copies import Copies
+from bamboo_sessions.storages.layers_known import Knowledge, Known, OfNoState
 from bamboo_sessions.storages.protocol import (
     Commit,
-    Delta,
     Record,
     RecordStorage,
     Stamp,
     Storage,
-    Unchanged,
     has_checks,
-    has_current_stamps,
     has_expiry,
-    has_held_reads,
     has_late_expiry,
     has_locks,
     has_queries,
     has_search,
+    has_unlisted,
     has_usage_log,
     has_usage_reads,
     keeps_records,
 )
 from bamboo_sessions.storages.records import Answer, RecordBacked
+from bamboo_sessions.storages.shortcuts import has_current_stamps, has_held_reads, has_likely_stamps, makes_room
 
 _log = structlog.get_logger("bamboo_sessions")
 Made = TypeVar("Made")
@@ -60,15 +58,6 @@ Made = TypeVar("Made")
 
 _OWN_WAIT: Final = 30.0
 """Seconds that a plain save waits for the last layer's lock."""
-
-
-class _OfNoState:
-    """The stamp of a copy that the last layer did not confirm, or whose own stamp is too large to keep."""
-
-    __slots__ = ()
-
-
-_OF_NO_STATE: Final = _OfNoState()
 
 
 @attrs.frozen
@@ -102,8 +91,7 @@ class LayeredStorage(RecordBacked):
         self._times_of_last: Clock = getattr(self._last, "clock", clock)  # its sessions expire by that one
         self._above = tuple(LayerAbove(as_records(layer), number, clock) for number, layer in enumerate(above))
         self._known = Knowledge(remembered, clock)
-        self._keeps_stamps = keeps_records(last)  # an adapter's stamp holds all messages: too much to remember
-        self._keeps_births = keeps_records(last)  # of three methods, only what they give back can tell
+        self._copies = Copies(self._above, self._known, keeps_records=keeps_records(last))
         self._lifetimes: Lifetimes | None = None
         self._degraded = False
         self._take_powers()
@@ -124,6 +112,12 @@ class LayeredStorage(RecordBacked):
         if has_current_stamps(last):
             self._is_current_of_last = last.is_current
             self.is_current: Callable[[Stamp], bool] = self._is_current
+        if has_likely_stamps(last):
+            self._is_likely_of_last = last.is_likely
+            self.is_likely: Callable[[str, Stamp], bool] = self._is_likely
+        if makes_room(last):
+            self._alone_of_last = last.alone
+            self.alone: Callable[[str], AbstractContextManager[object]] = self._room
         if has_usage_log(last):
             self.append_usage: Callable[[str, bytes], None] = last.append_usage
         if has_usage_reads(last):
@@ -137,6 +131,8 @@ class LayeredStorage(RecordBacked):
             self._repair_of_last = last.repair
             self.check: Callable[..., Iterator[Finding]] = last.check
             self.repair: Callable[[str], Repair] = self._repair
+        if has_unlisted(last):
+            self.unlisted: Callable[[], Iterator[tuple[str, str]]] = last.unlisted
         if has_expiry(last):
             self.ttl: timedelta | None = last.ttl
             self._lifetimes = lifetimes_of(self._last, self._times_of_last)
@@ -189,7 +185,7 @@ class LayeredStorage(RecordBacked):
                     record = layer.copy_of(session_id, known)
                     if record is not None:
                         if layer.number:
-                            self._fill_above(layer.number, known, record)
+                            self._copies.fill(layer.number, known, record)
                         return record
         return self._from_the_last(session_id, known)
 
@@ -200,46 +196,23 @@ class LayeredStorage(RecordBacked):
     def _is_over(self, session_id: str) -> bool:
         return self._lifetimes is not None and self._lifetimes.is_over(session_id)
 
-    def _fill_above(self, number: int, known: Known, record: Record) -> None:
-        """Copies for the layers above the one that answered. What is known is the ticket: whoever learns more replaces it."""
-        session_id = str(record.head["id"])
-        filled = frozenset(layer.number for layer in self._above[:number]
-                           if layer.take(record, known, lambda: self._known.held(session_id) is known))
-        if not filled <= known.holders:
-            self._known.add_holders(session_id, known, filled)
-
     def _from_the_last(self, session_id: str, known: Known | None) -> Record | None:
         """Its whole record, copied upwards; where it does not answer, a copy that contradicts nothing that is known."""
         ticket = self._known.ticket(session_id)
         until = None if self._lifetimes is None else self._lifetimes.until(session_id)
         try:
             answer = self._asked(lambda: self._last.read(session_id))
-            self._learn(ticket, None, answer)
+            self._copies.learn(ticket, None, answer)
             if self._lifetimes is not None and until is not None and answer is not None:
                 self._lifetimes.note(session_id, until)  # as long, copies of this state need no word of the last layer
         except StorageUnavailable:
-            copy = self._best_copy(session_id, known)
+            copy = self._copies.best(session_id, known, self.name)
             if copy is None:
                 raise
             return copy
         finally:
             self._known.release(ticket)
         return answer if isinstance(answer, Record) else None
-
-    def _best_copy(self, session_id: str, known: Known | None) -> Record | None:
-        """While the last layer is away. A copy that was never confirmed (it was there before this process began) will do,
-        unless something newer is known, or was and may have been forgotten."""
-        if known is None and self._known.has_forgotten():
-            return None
-        best: Record | None = None
-        for layer in self._above:
-            copy = layer.anything(session_id)
-            if copy is not None and (known is None or known.allows(copy.head)) and (best is None or _is_later(copy, best)):
-                best = copy
-        if best is None:
-            return None
-        _log.warning("serving a copy, the last layer does not answer", session_id=session_id, store=self.name)
-        return Record(best.head, best.messages, best.ops, _OF_NO_STATE)
 
     # -- the truth -----------------------------------------------------------------------------------------------
 
@@ -251,17 +224,29 @@ class LayeredStorage(RecordBacked):
         return self._truth(self._read_held_of_last, session_id, known)
 
     def _truth(self, read: Callable[[str, Stamp | None], Answer], session_id: str, known: Stamp | None) -> Answer:
-        stamp = None if isinstance(known, _OfNoState) else known
+        stamp = None if isinstance(known, OfNoState) else known
         ticket = self._known.ticket(session_id)
         try:
             answer = self._asked(lambda: read(session_id, stamp))
-            self._learn(ticket, stamp, answer)
+            self._copies.learn(ticket, stamp, answer)
         finally:
             self._known.release(ticket)
         return answer
 
     def _is_current(self, stamp: Stamp) -> bool:
-        return not isinstance(stamp, _OfNoState) and self._is_current_of_last(stamp)
+        return not isinstance(stamp, OfNoState) and self._is_current_of_last(stamp)
+
+    def _is_likely(self, session_id: str, stamp: Stamp) -> bool:
+        """The stamps are the last layer's, and so is the commit that confirms the guess: no copy has a say in either."""
+        return not isinstance(stamp, OfNoState) and self._is_likely_of_last(session_id, stamp)
+
+    @contextmanager
+    def _room(self, session_id: str) -> Iterator[None]:
+        """The last layer's, entered and left by the thread that asked for it; see `Copies` for why nothing goes up within."""
+        with ExitStack() as room:
+            self._asked(lambda: room.enter_context(self._alone_of_last(session_id)))
+            with self._copies.left_alone():
+                yield
 
     def commit(self, commit: Commit) -> Stamp:
         """See `RecordStorage`: by the last layer, then by those above that hold the state before."""
@@ -270,28 +255,12 @@ class LayeredStorage(RecordBacked):
             before = self._known.held(commit.session_id)
             # An error, of whatever outcome, leaves what is known as it is: that was committed, and nobody was told of more.
             stamp = self._asked(lambda: self._last.commit(commit))
-            made = self._followed(commit, before, stamp, lambda: not ticket.void)
-            self._known.settle(ticket, made)
+            self._copies.committed(ticket, commit, before, stamp)
             if self._lifetimes is not None:
                 self._lifetimes.renewed(commit.session_id, began)
         finally:
             self._known.release(ticket)
         return stamp
-
-    def _followed(self, commit: Commit, before: Known | None, stamp: Stamp, is_fresh: Callable[[], bool]) -> Known | None:
-        """What is known after a commit, and who holds it by now; None where the state before is not known."""
-        change, kept = commit.change, self._kept(stamp)
-        if not self._keeps_births:
-            return None
-        if commit.expected is None:
-            record = first_record(change, kept)
-            made = known_of(record, kept)
-            return None if made is None else made.held_by(self._taken(record, made, is_fresh, patience=1.0))
-        if before is None or (before.birth, before.revision) != commit.expected:
-            return None
-        followed = frozenset(layer.number for layer in self._above
-                             if layer.number in before.holders and layer.follow(commit.session_id, before, [change]))
-        return advanced(before, [change], kept).held_by(followed)
 
     def delete_record(self, session_id: str) -> bool:
         """See `RecordStorage`: from the last layer, then from those above."""
@@ -305,8 +274,7 @@ class LayeredStorage(RecordBacked):
         self._known.forget(session_id)
         if self._lifetimes is not None:
             self._lifetimes.forget(session_id)
-        for layer in self._above:
-            layer.drop(session_id)
+        self._copies.drop(session_id)
         return removed
 
     def _repair(self, session_id: str) -> Repair:
@@ -317,15 +285,15 @@ class LayeredStorage(RecordBacked):
 
     def save_session(self, session: Session) -> None:
         """A plain, unmerged save, under the last layer's lock where it has one; see `RecordBacked`."""
-        with self._alone(session.id):
+        with self._locked(session.id):
             super().save_session(session)
 
     def delete_session(self, session_id: str) -> bool:
         """Remove it, under the last layer's lock where it has one; True where there was one to be seen."""
-        with self._alone(check_session_id(session_id)):
+        with self._locked(check_session_id(session_id)):
             return super().delete_session(session_id)
 
-    def _alone(self, session_id: str) -> AbstractContextManager[None]:
+    def _locked(self, session_id: str) -> AbstractContextManager[None]:
         return self._last.lock(session_id, _OWN_WAIT) if has_locks(self._last) else nullcontext()
 
     def exists(self, session_id: str) -> bool:
@@ -345,54 +313,6 @@ class LayeredStorage(RecordBacked):
         for layer in self._above:
             layer.close()
         self._last.close()
-
-    # -- what is known -------------------------------------------------------------------------------------------
-
-    def _learn(self, ticket: Ticket, asked: Stamp | None, answer: Answer) -> None:
-        """Take up what the last layer said to a reader that held `ticket` while it asked and named the stamp `asked`.
-
-        Before the reader gets the answer: nobody in this process may be shown less than that after it.
-        """
-        if isinstance(answer, Record):
-            self._learn_whole(ticket, answer)
-        elif isinstance(answer, Delta):
-            self._learn_more(ticket, asked, answer)
-        elif isinstance(answer, Unchanged):
-            known = self._known.held(ticket.key)
-            if known is not None and known.stamp != asked:
-                self._known.forget(ticket.key)  # the reader had that state from elsewhere: it may be newer than what is known here
-        else:
-            self._learn_absence(ticket)
-
-    def _learn_whole(self, ticket: Ticket, record: Record) -> None:
-        made = known_of(record, self._kept(record.stamp))
-        self._keeps_births = made is not None
-        if made is not None:
-            made = made.held_by(self._taken(record, made, lambda: not ticket.void))
-        self._known.settle(ticket, made)
-
-    def _learn_more(self, ticket: Ticket, asked: Stamp | None, delta: Delta) -> None:
-        known = self._known.held(ticket.key)
-        if known is None or known.stamp == delta.stamp:
-            return
-        if known.stamp != asked:
-            self._known.forget(ticket.key)
-            return
-        holders = frozenset(layer.number for layer in self._above if layer.number in known.holders
-                            and (not delta.changes or layer.follow(ticket.key, known, delta.changes)))
-        self._known.settle(ticket, advanced(known, delta.changes, delta.stamp).held_by(holders))
-
-    def _learn_absence(self, ticket: Ticket) -> None:
-        """Copies that are still held (a delete that did not come so far, somebody else's delete) go, and so does what is known."""
-        cleared = [layer.drop(ticket.key) for layer in self._above if not ticket.void]
-        if self._known.held(ticket.key) is not None or not all(cleared):
-            self._known.forget(ticket.key)
-
-    def _taken(self, record: Record, known: Known, is_fresh: Callable[[], bool], *, patience: float = 0.0) -> frozenset[int]:
-        return frozenset(layer.number for layer in self._above if layer.take(record, known, is_fresh, patience=patience))
-
-    def _kept(self, stamp: Stamp) -> Stamp:
-        return stamp if self._keeps_stamps else _OF_NO_STATE
 
     # -- the last layer's health ---------------------------------------------------------------------------------
 
@@ -414,8 +334,3 @@ class LayeredStorage(RecordBacked):
         elif turned:
             _log.info("the last layer answers again", store=self.name)
 
-
-def _is_later(copy: Record, best: Record) -> bool:
-    """Of two copies of one life, the later one; of two lives nobody here can tell, and the upper layer's stands."""
-    one, other = copy.head, best.head
-    return bool(one.get("birth") == other.get("birth") and one.get("revision", 0) > other.get("revision", 0))

@@ -97,7 +97,7 @@ class LayerAbove:
         return bool(self._tried("fill", session_id, lambda: self._take(session_id, record, known, is_fresh, patience)))
 
     def _take(self, session_id: str, record: Record, known: Known, is_fresh: Callable[[], bool], patience: float) -> bool:
-        with self._alone(session_id, patience):
+        with self._locked(session_id, patience):
             held = self._held(session_id)
             if held is not None and known.is_it(held):
                 return True
@@ -127,7 +127,7 @@ class LayerAbove:
 
     def _follow(self, session_id: str, before: Known, changes: Sequence[Change]) -> bool:
         expected = before.birth, before.revision
-        with self._alone(session_id, _PATIENCE):
+        with self._locked(session_id, _PATIENCE):
             for change in changes:
                 self.storage.commit(Commit(session_id, expected, change))
                 expected = change.head.get("set", {}).get("birth", expected[0]), change.revision
@@ -139,11 +139,11 @@ class LayerAbove:
 
     def _drop(self, session_id: str) -> bool:
         if self._held(session_id) is not None:
-            with self._alone(session_id, _PATIENCE):
+            with self._locked(session_id, _PATIENCE):
                 self.storage.delete_record(session_id)
         return True
 
-    def _alone(self, session_id: str, patience: float) -> AbstractContextManager[None]:
+    def _locked(self, session_id: str, patience: float) -> AbstractContextManager[None]:
         """Under the layer's own lock, where it has one. Whoever holds it waits for nothing, so the last layer's may be held."""
         return self.storage.lock(session_id, patience) if has_locks(self.storage) else nullcontext()
 

@@ -78,6 +78,15 @@ def first_record(change: Change, stamp: Stamp) -> Record:
     return Record({**patch_json({}, change.head), "revision": change.revision}, change.add, (change.op,), stamp)
 
 
+class OfNoState:
+    """The stamp of a copy that the last layer did not confirm, or whose own stamp is too large to keep."""
+
+    __slots__ = ()
+
+
+OF_NO_STATE: Final = OfNoState()
+
+
 class Knowledge:
     """The table, with the tickets of those who are asking the last layer just now."""
 

@@ -57,6 +57,9 @@ class Commit:
     expected: tuple[str, int] | None
     """(birth, revision) that the storage must hold, else `RevisionConflict`."""
     change: Change
+    anew: bool = False
+    """Of a first commit: nobody may have deleted a session of its birth either, else `RevisionConflict`. For storages without a
+    lock, which alone can tell at the moment of the commit; asked by a save and by a move, not by a restore."""
 
 
 @frozen(slots=True)
@@ -176,48 +179,6 @@ class SessionLocks(Protocol):
         """Hold the session's lock across processes; raises `LockTimeout` after `timeout` seconds.
 
         Not re-entrant, and not for two threads of one process at a time: the caller holds its in-process lock first.
-        """
-
-
-@runtime_checkable
-class HeldReads(Protocol):
-    """Optional power: a cheaper `read` for whoever holds the session's lock."""
-
-    def read_held(self, session_id: str, known: Stamp | None = None) -> Record | Delta | Unchanged | None:
-        """`read`, called under `SessionLocks.lock`. What it answers, a following `commit` has to confirm."""
-
-
-@runtime_checkable
-class CurrentStamps(Protocol):
-    """Optional power: telling that nothing has changed more cheaply than `read` does."""
-
-    def is_current(self, stamp: Stamp) -> bool:
-        """Whether `read` of the stamp's session would answer `UNCHANGED`; False where that takes more than a glance.
-
-        `stamp` is one that this storage gave. Never raises: what is wrong, the following `read` will say.
-        """
-
-
-@runtime_checkable
-class LikelyStamps(Protocol):
-    """Optional power of a storage without locks: a guess, at no price, whether a save may do without reading first.
-
-    A commit names what it stands on, so a wrong guess costs a `RevisionConflict` that nobody sees, and nothing else.
-    """
-
-    def is_likely(self, session_id: str, stamp: Stamp) -> bool:
-        """Whether `stamp` is the newest that this object knows of, and nobody else has been committing of late. Asks nobody."""
-
-
-@runtime_checkable
-class Alone(Protocol):
-    """Optional power of a storage without locks: room for a writer whom others overtake again and again."""
-
-    def alone(self, session_id: str) -> AbstractContextManager[object]:
-        """Until it is left, or this thread's `commit` returned, nobody else commits to the session or deletes it; they wait.
-
-        Reads of this thread see the newest state meanwhile. It ends early, with nothing lost but that room, where this thread
-        changes another session or the connection breaks. Raises `StorageUnavailable`.
         """
 
 
@@ -373,6 +334,14 @@ class Checks(Protocol):
         """
 
 
+@runtime_checkable
+class Unlisted(Protocol):
+    """Optional power: naming what `heads` leaves out, for whoever must not pass it over, as a move must not."""
+
+    def unlisted(self) -> Iterator[tuple[str, str]]:
+        """(id, what is wrong with it) of every session that `heads` would show if it could be read."""
+
+
 # -- which powers a storage has -----------------------------------------------------------------------------------
 #
 # By looking for the names. `isinstance` with a Protocol answers by the class alone from Python 3.12 on, so that a wrapper
@@ -391,26 +360,6 @@ def keeps_records(storage: object) -> TypeGuard[RecordStorage]:
 def has_locks(storage: object) -> TypeGuard[SessionLocks]:
     """Whether it can exclude writers in other processes."""
     return _has(storage, "lock")
-
-
-def has_held_reads(storage: object) -> TypeGuard[HeldReads]:
-    """Whether it reads more cheaply under the lock."""
-    return _has(storage, "read_held")
-
-
-def has_current_stamps(storage: object) -> TypeGuard[CurrentStamps]:
-    """Whether it can tell by a stamp alone."""
-    return _has(storage, "is_current")
-
-
-def has_likely_stamps(storage: object) -> TypeGuard[LikelyStamps]:
-    """Whether it guesses what a commit may stand on."""
-    return _has(storage, "is_likely")
-
-
-def makes_room(storage: object) -> TypeGuard[Alone]:
-    """Whether it can keep others from committing for a moment."""
-    return _has(storage, "alone")
 
 
 def has_plain_reads(storage: object) -> TypeGuard[PlainReads]:
@@ -451,3 +400,8 @@ def has_search(storage: object) -> TypeGuard[Search]:
 def has_checks(storage: object) -> TypeGuard[Checks]:
     """Whether it can check and repair what it stored."""
     return _has(storage, "check", "repair")
+
+
+def has_unlisted(storage: object) -> TypeGuard[Unlisted]:
+    """Whether it names what its listing leaves out."""
+    return _has(storage, "unlisted")

@@ -82,11 +82,11 @@ def split(before: Base | None, after: State) -> tuple[int, list[Message]]:
     return (0, list(after.messages)) if before is None else split_messages(before.state.messages, after.messages)
 
 
-def commit_of(before: Base | None, after: State, op: str, keep: int, added: Sequence[Message]) -> Commit:
+def commit_of(before: Base | None, after: State, op: str, keep: int, added: Sequence[Message], *, anew: bool = False) -> Commit:
     """The commit that makes `after`, split like that, of `before`; `after.head.revision` is the revision it gives."""
     old = None if before is None else before.state.head
     change = Change(after.head.revision, op, keep, [message.line for message in added], diff_head(old, after.head))
-    return Commit(after.head.id, None if old is None else (old.birth, old.revision), change)
+    return Commit(after.head.id, None if old is None else (old.birth, old.revision), change, anew and old is None)
 
 
 def as_committed(before: Base | None, after: State, op: str, store: str, stamp: Stamp, keep: int,

@@ -1,6 +1,7 @@
 """The kit that any storage must pass, and doubles for tests of whoever uses one. Needs the extra `testing`.
 
-    contracts   plain  records  records_shared  plain_reads  locks  powers  expiry  search  repositories  races     what a storage owes
+    contracts   plain  records  records_shared  plain_reads  locks  guesses  room
+                powers  expiry  search  usage  repositories  races                  what a storage owes
     machines    machines  machine_of_sessions  machine_of_records  machine_of_repositories
     models      scribe  samples                                                     what it is compared with
     machinery   harness  elsewhere  suite                                           how it is opened, run and gathered
@@ -27,8 +28,8 @@ except ImportError as error:
 
 # Before they are imported: a failed `assert` in them then shows its values, as one in the user's own tests does.
 _pytest.register_assert_rewrite(*(f"{__name__}.{_name}" for _name in (
-    "elsewhere", "expiry", "harness", "locks", "machine_of_records", "machine_of_repositories", "machine_of_sessions", "plain", "plain_reads",
-    "powers", "races", "records", "records_shared", "repositories", "scribe", "search")))
+    "elsewhere", "expiry", "guesses", "harness", "locks", "machine_of_records", "machine_of_repositories", "machine_of_sessions", "plain", "plain_reads",
+    "powers", "races", "records", "records_shared", "repositories", "room", "scribe", "search", "usage")))
 
 from bamboo_sessions.testing.clock import ManualClock  # noqa: E402
 from bamboo_sessions.testing.harness import Desk, Power, StorageHarness, needs  # noqa: E402

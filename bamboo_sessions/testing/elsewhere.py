@@ -8,9 +8,9 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pickle import PicklingError
 from typing import Any, Final, Self
@@ -77,17 +77,21 @@ def _processes() -> BaseContext:
 
 
 class Elsewhere:
-    """`with Elsewhere(desk, task, *args) as other:` the task runs elsewhere; `other.result()` is what it gave."""
+    """`with Elsewhere(desk, task, *args) as other:` the task runs elsewhere; `other.result()` is what it gave.
 
-    def __init__(self, desk: Desk, task: Task, *args: Any) -> None:
+    With a `storage`, which is an object of this process, it runs in a thread that uses that one.
+    """
+
+    def __init__(self, desk: Desk, task: Task, *args: Any, storage: Storage | None = None) -> None:
         ours, theirs = multiprocessing.Pipe()
         self._line, self._pipe = Line(ours), ours
         self._process: Any = None
-        if desk.has(Power.PROCESSES):
+        if storage is None and desk.has(Power.PROCESSES):
             what = (theirs, (desk.harness, desk.place), task, args)
             self._process = self._runs = _processes().Process(target=_in_a_process, args=what, daemon=True)  # type: ignore[attr-defined]  # every context has one
         else:
-            self._runs = threading.Thread(target=_in_a_thread, args=(theirs, desk.storage, task, args), daemon=True)
+            used = desk.storage if storage is None else storage
+            self._runs = threading.Thread(target=_in_a_thread, args=(theirs, used, task, args), daemon=True)
         self._start()
         if self._process is not None:
             theirs.close()  # so that the death of the other side can be heard
@@ -133,6 +137,12 @@ class Elsewhere:
         if self._process is not None and error[0] is not None:
             self.kill()
         self._runs.join(PATIENCE)
+
+
+def heard_from(others: Iterable[Elsewhere], seconds: float) -> list[Elsewhere]:
+    """Those who have said something, or ended; waits for the first one, so many seconds at most."""
+    ready = wait([other._pipe for other in others], seconds)
+    return [other for other in others if other._pipe in ready]
 
 
 def at_once(desk: Desk, *tasks: tuple[Any, ...]) -> list[Any]:

@@ -29,12 +29,16 @@ Test = TypeVar("Test", bound=Callable[..., Any] | type[Any])
 class Power(StrEnum):
     """What a storage may claim beyond its three methods."""
 
+    ALONE = "alone"
+    """`alone(id)`: room for a writer whom others overtake; they wait. Needs `RECORDS`, and is of use without `LOCKS`."""
     EXPIRY = "expiry"
     """`Expiry`: sessions whose time runs out, for a storage opened with a `ttl`. Needs `RECORDS` and `open_expiring`."""
     HELD_READS = "held reads"
     """`read_held(id, known)`: a cheaper read for whoever holds the lock. Needs `RECORDS` and `LOCKS`."""
     IDENTITY = "identity"
     """Sessions come back with their birth, with a revision not below the one saved, and with their message ids."""
+    LIKELY_STAMPS = "likely stamps"
+    """`is_likely(id, stamp)`: a guess whether a save may do without a look. Needs `RECORDS`, and is of use without `LOCKS`."""
     LISTING = "listing"
     """`heads()`: every session's head, so that `repo.list` works. Part of `RECORDS`."""
     LOCKS = "locks"

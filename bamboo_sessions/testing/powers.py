@@ -15,9 +15,7 @@ from bamboo_sessions.models import Message, Session
 from bamboo_sessions.storages.protocol import (
     Storage,
     UsageLog,
-    has_current_stamps,
     has_expiry,
-    has_held_reads,
     has_locks,
     has_plain_reads,
     has_search,
@@ -25,6 +23,7 @@ from bamboo_sessions.storages.protocol import (
     has_usage_reads,
     keeps_records,
 )
+from bamboo_sessions.storages.shortcuts import has_current_stamps, has_held_reads, has_likely_stamps, makes_room
 from bamboo_sessions.testing.harness import Desk, Power, needs
 from bamboo_sessions.testing.plain import back_door
 from bamboo_sessions.testing.samples import counted, everything, talk, texts
@@ -37,6 +36,7 @@ def powers_found(desk: Desk) -> set[Power]:
              Power.USAGE_READS: has_usage_reads(storage),
              Power.SEARCH: _searches(storage), Power.STAMPS: has_current_stamps(storage), Power.LISTING: hasattr(storage, "heads"),
              Power.HELD_READS: has_held_reads(storage), Power.PLAIN_READS: has_plain_reads(storage),
+             Power.LIKELY_STAMPS: has_likely_stamps(storage), Power.ALONE: makes_room(storage),
              Power.EXPIRY: _expires(desk), Power.IDENTITY: _keeps_identity(storage), Power.REOPEN: _outlives(desk)}
     return {power for power, there in asked.items() if there}
 

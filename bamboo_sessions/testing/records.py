@@ -16,8 +16,8 @@ from bamboo_sessions.storages.protocol import (
     Record,
     RecordStorage,
     Stamp,
-    has_current_stamps,
 )
+from bamboo_sessions.storages.shortcuts import has_current_stamps
 from bamboo_sessions.testing.harness import Desk, Power, needs
 from bamboo_sessions.testing.scribe import BIRTH, Page, first, later, line, written
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from bamboo_sessions.errors import RevisionConflict
-from bamboo_sessions.storages.protocol import HeldReads, RecordStorage, has_held_reads
+from bamboo_sessions.storages.protocol import RecordStorage
+from bamboo_sessions.storages.shortcuts import HeldReads, has_held_reads
 from bamboo_sessions.testing.harness import Desk, Power, needs
 from bamboo_sessions.testing.locks import locks_of
 from bamboo_sessions.testing.records import grown, page, whole

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from bamboo_sessions.testing.expiry import ExpiryContract
+from bamboo_sessions.testing.guesses import GuessContract
 from bamboo_sessions.testing.harness import Desk, StorageHarness, applies
 from bamboo_sessions.testing.locks import LockContract
 from bamboo_sessions.testing.machines import MachineContract
@@ -19,13 +20,14 @@ from bamboo_sessions.testing.races import RaceContract
 from bamboo_sessions.testing.records import RecordContract
 from bamboo_sessions.testing.records_shared import SharedRecordContract
 from bamboo_sessions.testing.repositories import RepositoryContract
+from bamboo_sessions.testing.room import RoomContract
 from bamboo_sessions.testing.search import NoSearchContract, SearchContract
 from bamboo_sessions.testing.usage import UsageReadsContract
 
 CONTRACTS: tuple[type[Any], ...] = (
     PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, UsageReadsContract, RecordContract,
-    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, SearchContract, NoSearchContract, RepositoryContract,
-    RaceContract, MachineContract)
+    SharedRecordContract, PlainReadContract, LockContract, GuessContract, RoomContract, ExpiryContract, SearchContract,
+    NoSearchContract, RepositoryContract, RaceContract, MachineContract)
 
 
 def contracts() -> dict[str, type[Any]]:
@@ -35,8 +37,8 @@ def contracts() -> dict[str, type[Any]]:
 
 class StorageContract(
     PlainContract, BackDoorContract, PowerContract, ListingContract, UsageContract, UsageReadsContract, RecordContract,
-    SharedRecordContract, PlainReadContract, LockContract, ExpiryContract, SearchContract, NoSearchContract, RepositoryContract,
-    RaceContract, MachineContract,
+    SharedRecordContract, PlainReadContract, LockContract, GuessContract, RoomContract, ExpiryContract, SearchContract,
+    NoSearchContract, RepositoryContract, RaceContract, MachineContract,
 ):
     """All of it, for one storage:
 

@@ -18,7 +18,7 @@ from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Record, keeps_records
 
 CALLS: Final = frozenset({
-    "add_usage", "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "is_current", "load_session",
+    "add_usage", "alone", "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "is_current", "load_session",
     "lock", "page", "purge_record", "read", "read_held", "read_plain", "read_usage", "save_session", "search", "time_left", "touch", "was_deleted", "was_expired"})
 """The methods of a storage that do something."""
 

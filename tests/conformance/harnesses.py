@@ -35,6 +35,8 @@ from bamboo_sessions.testing import (
 from tests import servers
 from tests.support import ChatsOnly, WholeSessions
 
+WITHOUT_LOCKS = frozenset({Power.ALONE, Power.LIKELY_STAMPS})
+"""What is there for storages that exclude nobody by a lock."""
 IN_MEMORY = frozenset({Power.IDENTITY, Power.LISTING, Power.RECORDS, Power.SEARCH, Power.USAGE, Power.USAGE_READS})
 
 
@@ -71,7 +73,7 @@ class StrictLocking(Memory):
 class JsonFiles(StorageHarness):
     """A folder, shared by processes."""
 
-    powers = frozenset(Power) - {Power.PLAIN_READS}
+    powers = frozenset(Power) - {Power.PLAIN_READS, *WITHOUT_LOCKS}
     options: dict = {}
 
     def open(self, place):
@@ -315,7 +317,7 @@ class LayeredMoody(LayeredMemory):
 class LayeredJsonFiles(JsonFilesProcess):
     """Memory over a folder that processes share; each has a memory of its own."""
 
-    powers = frozenset(Power)
+    powers = frozenset(Power) - WITHOUT_LOCKS
     layered_class = LayeredStorage
 
     def open(self, place):
@@ -328,7 +330,7 @@ class LayeredJsonFiles(JsonFilesProcess):
 class LayeredThree(JsonFilesProcess):
     """Three layers: memory, somebody's three methods that fail now and then, and the folder."""
 
-    powers = frozenset(Power)
+    powers = frozenset(Power) - WITHOUT_LOCKS
 
     def open(self, place):
         beside = place.with_name(place.name + " beside")
@@ -339,8 +341,8 @@ class LayeredThree(JsonFilesProcess):
 class Sqlite(StorageHarness):
     """A file, shared by processes."""
 
-    powers = frozenset({Power.EXPIRY, Power.IDENTITY, Power.LISTING, Power.PROCESSES, Power.RECORDS, Power.REOPEN, Power.SEARCH,
-                        Power.USAGE, Power.USAGE_READS})
+    powers = WITHOUT_LOCKS | {Power.EXPIRY, Power.IDENTITY, Power.LISTING, Power.PROCESSES, Power.RECORDS, Power.REOPEN,
+                              Power.SEARCH, Power.USAGE, Power.USAGE_READS}
 
     def open(self, place):
         return self.opened(place)
@@ -385,3 +387,21 @@ class Postgres(Sqlite):
         if not note.exists():
             note.write_text(servers.database())
         return SqlStorage(note.read_text(), **{"namespace": hashlib.sha256(bytes(place)).hexdigest()[:16], **options})
+
+
+class LayeredSqlite(Sqlite):
+    """Memory over a file: each process has a memory of its own, and all of them have the file."""
+
+    powers = Sqlite.powers | {Power.PLAIN_READS}
+
+    def opened(self, place, **options):
+        return LayeredStorage([MemoryStorage(), super().opened(place, **options)])
+
+    def peek(self, storage, place, session_id):
+        return super().peek(storage._last, place, session_id)
+
+    def damage(self, storage, place, session_id):
+        super().damage(storage._last, place, session_id)
+
+    def usage_lines(self, storage, place, session_id):
+        return super().usage_lines(storage._last, place, session_id)

@@ -38,6 +38,7 @@ from bamboo_sessions.testing.elsewhere import Elsewhere
 from bamboo_sessions.testing.samples import same_json
 from bamboo_sessions.testing.scribe import first, later, line
 from tests.conformance import harnesses, test_storages_here, test_third_party_example
+from tests.conformance.mutants_shortcuts import Together
 from tests.support import Gate, WholeSessions, Worker, bundle, stored, texts
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +173,19 @@ def test_a_failing_storage_fails_where_it_is_told():
     assert failing.read("s") is None
     with pytest.raises(ValueError, match="no call of a storage"):
         failing.fail("reed")
+
+
+def test_room_can_be_refused():
+    """As every other call can; nobody is kept out by a room that nobody got."""
+    company = {}
+    failing = kit.FailingStorage(Together(company))
+    failing.fail("alone")
+    with pytest.raises(StorageUnavailable), failing.alone("s"):
+        pytest.fail("there is no room")
+    with failing.alone("s"):
+        pass
+    Together(company).commit(first("s", "a"))
+    assert failing.exists("s")
 
 
 @pytest.mark.parametrize(("when", "outcome", "applied"), [("before", "not applied", False), ("after", "unknown", True)])

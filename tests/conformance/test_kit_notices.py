@@ -10,6 +10,7 @@ from bamboo_sessions.testing import Desk, Power, StorageContract, contracts
 from tests.conformance import mutants as m
 from tests.conformance import mutants_expiry as x
 from tests.conformance import mutants_search as y
+from tests.conformance import mutants_shortcuts as z
 from tests.conformance.mutants import Around, OnDisk
 from tests.conformance.mutants_expiry import expiring
 
@@ -129,6 +130,32 @@ TABLE = [
     (m.Layers(m.StampsOfItsOwn), "test_a_plain_read_has_a_stamp_to_read_on_from"),
     (m.LayersWithAGap(m.BelievesCopies), "test_a_plain_read_is_never_behind_its_own_object"),
     (m.LayersOnDisk(m.LosesTrack), "test_a_plain_read_is_never_behind_what_was_given_out"),
+    # guesses
+    (z.together(is_likely=z.never), "test_the_newest_of_ones_own_commits_is_likely"),
+    (z.together(is_likely=z.whatever_was_its_own), "test_the_newest_of_ones_own_commits_is_likely"),
+    (z.together(is_likely=z.only_its_own_kind), "test_a_guess_is_never_an_error"),
+    (z.together(is_likely=z.by_equality), "test_a_guess_is_never_an_error"),
+    (z.together(is_likely=z.makes_who_is_not_there), "test_a_guess_changes_nothing"),
+    (z.together(is_likely=z.once), "test_a_guess_changes_nothing"),
+    (z.together(is_likely=z.by_a_look), "test_a_guess_asks_nobody"),
+    (z.together(commit=z.commit_as_guessed), "test_a_wrong_guess_is_refused_and_changes_nothing test_a_wrong_guess_costs_no_word"),
+    (z.together(commit=z.commit_and_go_on_guessing), "test_a_wrong_guess_is_refused_and_changes_nothing"),
+    (records(m.wrong(m.MemoryStorage), m.RECORDS | {Power.LIKELY_STAMPS}), "test_every_claimed_power_is_there"),
+    (records(z.Unclaimed), "test_every_power_that_is_there_is_claimed"),
+    # room
+    (z.together(alone=z.no_room), "test_nobody_else_commits_meanwhile test_nobody_else_deletes_meanwhile"),
+    (z.together(alone=z.no_room), "test_whoever_is_overtaken_again_and_again_gets_through"),
+    (z.OverNobodysRoom(z.SaysItMakesRoom), "test_nobody_else_commits_meanwhile"),
+    (z.together(alone=z.of_the_object, turn=z.turn_of_the_object), "test_nobody_else_commits_meanwhile"),
+    (z.together(delete_record=z.delete_without_a_turn), "test_nobody_else_deletes_meanwhile"),
+    (z.together(read=z.read_as_before), "test_who_is_alone_sees_the_newest_state"),
+    (z.together(alone=z.kept_after_a_failure), "test_others_go_on_when_the_room_is_left"),
+    (z.together(alone=z.says_nothing_of_a_failure), "test_others_go_on_when_the_room_is_left"),
+    (z.together(alone=z.commits_what_was_left), "test_others_go_on_when_the_room_is_left"),
+    (z.together(alone=z.takes_back_after_a_failure), "test_what_was_committed_within_stays"),
+    (z.together(alone=z.of_somebody), "test_room_makes_no_session"),
+    (z.together(alone=z.once_a_thread), "test_a_room_within_a_room_is_safe"),
+    (z.together(turn=z.turn_beside_the_room), "test_two_who_want_each_others_sessions_do_not_wait_for_ever"),
     # time to live
     (expiring(exists=lambda right, self, name: name in self._kept), "test_an_expired_session_is_shown_nowhere"),
     (expiring(heads=x.heads_of_all), "test_an_expired_session_is_shown_nowhere"),
@@ -213,3 +240,12 @@ def test_the_right_storage_that_the_wrong_ones_are_made_from_passes(tmp_path, na
     """Else the table would prove nothing: most of the suite, run as a user runs it, is in the other files."""
     with Desk(plain(m.Kept), tmp_path) as desk:
         vars(contracts()[name])[name](StorageContract(), desk)
+
+
+@pytest.mark.parametrize("name", [name for name, owner in contracts().items() if owner.__name__ in ("GuessContract", "RoomContract")])
+def test_the_right_storage_with_shortcuts_passes(tmp_path, name):
+    """The one that those who guess and make room in a wrong way are made from."""
+    contract = vars(contracts()[name])[name]
+    for number, given in enumerate(arguments(contract)):
+        with Desk(z.Company(), tmp_path / str(number)) as desk:
+            contract(StorageContract(), desk, **given)

@@ -88,3 +88,7 @@ class TestSqlite(StorageContract):
 
 class TestPostgres(StorageContract):
     harness = harnesses.Postgres()
+
+
+class TestLayeredSqlite(StorageContract):
+    harness = harnesses.LayeredSqlite()

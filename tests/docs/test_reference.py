@@ -12,7 +12,7 @@ import pytest
 import bamboo_sessions
 from bamboo_sessions import testing
 from bamboo_sessions.models.state import Head, MergeRule
-from bamboo_sessions.storages import protocol
+from bamboo_sessions.storages import protocol, shortcuts
 from tests.docs.pages import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -88,12 +88,13 @@ def test_every_public_name_has_its_details():
 
 def test_the_contract_of_records_has_its_details():
     """Every class that a storage's author meets is there."""
-    classes = {name for name, thing in vars(protocol).items()
-               if isinstance(thing, type) and thing.__module__ == protocol.__name__ and not name.startswith("_")}
-    assert classes - {"Storage"} - detailed()[protocol.__name__] == set()
+    for module in (protocol, shortcuts):
+        classes = {name for name, thing in vars(module).items()
+                   if isinstance(thing, type) and thing.__module__ == module.__name__ and not name.startswith("_")}
+        assert classes - {"Storage"} - detailed()[module.__name__] == set()
 
 
-CONTRACTS = [bamboo_sessions.Clock, *(thing for thing in vars(protocol).values() if isinstance(thing, type))]
+CONTRACTS = [bamboo_sessions.Clock, *(thing for module in (protocol, shortcuts) for thing in vars(module).values() if isinstance(thing, type))]
 """What fills one of these need not repeat its words."""
 
 

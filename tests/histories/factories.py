@@ -265,11 +265,9 @@ class Moody:
         return made
 
 
-class Layers(JsonFiles):
-    """Memory over a folder of copies that outlives its processes over the folder that holds the truth. Every other
-    repository writes into that folder without knowing of any layers, as another program would."""
-
-    name = "layers"
+class Layered(Factory):
+    """Memory over a folder of copies that outlives its processes over what holds the truth. Every other repository writes
+    there without knowing of any layers, as another program would."""
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
@@ -283,6 +281,12 @@ class Layers(JsonFiles):
         copies = JsonFileStorage(self.place / "copies", durability="process")
         above = [Moody(MemoryStorage(), self._dice), Moody(copies, self._dice)]
         return self.bundle(LayeredStorage([*above, below.storage], remembered=20), cached)
+
+
+class Layers(Layered, JsonFiles):
+    """Over a folder."""
+
+    name = "layers"
 
 
 class Sqlite(Factory):
@@ -303,6 +307,12 @@ class Sqlite(Factory):
         if not (self.place / "url").exists():
             self.make_ready(self.place)  # nothing is forked then
         return (self.place / "url").read_text()
+
+
+class LayersOverSqlite(Layered, Sqlite):
+    """Over a file of SQLite, where saves are tried without a look and slow ones make room."""
+
+    name = "layers-sqlite"
 
 
 class Postgres(Sqlite):
@@ -334,4 +344,4 @@ class PostgresFaults(Postgres):
 
 
 FACTORIES: dict[str, type[Factory]] = {kind.name: kind for kind in (
-    JsonFiles, PortableJsonFiles, ExpiringJsonFiles, Memory, ThreeMethods, Layers, Sqlite, Postgres, PostgresFaults)}
+    JsonFiles, PortableJsonFiles, ExpiringJsonFiles, Memory, ThreeMethods, Layers, Sqlite, LayersOverSqlite, Postgres, PostgresFaults)}

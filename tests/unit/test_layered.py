@@ -22,14 +22,13 @@ from bamboo_sessions import (
 from bamboo_sessions.storages.protocol import (
     Record,
     has_checks,
-    has_current_stamps,
     has_expiry,
-    has_held_reads,
     has_locks,
     has_plain_reads,
     has_usage_log,
     keeps_records,
 )
+from bamboo_sessions.storages.shortcuts import has_current_stamps, has_held_reads
 from bamboo_sessions.testing import FailingStorage, ManualClock, StrictStorage
 from bamboo_sessions.testing.scribe import BIRTH, first, later, line
 from tests.support import ChatsOnly, Steered, WholeSessions, bundle, texts
