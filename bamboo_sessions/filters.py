@@ -117,16 +117,17 @@ def _found(head: dict[str, Any], path: Path) -> Any:
     for depth, key in enumerate(path):
         if not isinstance(at, dict) or key not in at:
             return _MISSING
-        at = at[key] if depth else _opened(at[key])
+        at = at[key] if depth else opened(at[key])
     return at
 
 
-def _opened(value: Any) -> Any:
-    """A value of the metadata as its owner sees it: some are kept as text, see `models.values`."""
+def opened(value: Any) -> Any:
+    """A value of the metadata as its owner sees it: some are kept as text, see `models.values`. What is no JSON in there equals
+    nothing."""
     if isinstance(value, dict) and value.keys() == {MARK}:
         try:
             return decode_text(value[MARK])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return _MISSING
     return value
 

@@ -31,7 +31,7 @@ WEIGHTS = list(accumulate(1 / (number + 5) for number in range(len(VOCABULARY)))
 SPECIAL = {"needle": 5, "seldom": 2_000, "often": 50_000, "mostly": 600_000}
 """Words that are in so many of the messages."""
 ASKED = [("needle", {}), ("seldom", {}), ("often", {}), ("mostly", {}), ("mostly often", {}), ("mostly seldom", {}), ("needle mostly", {}),
-         ("often", {"tags": ["rare"]}), ("mostly", {"model": "model-3"}), ("nowhere", {}), ("word77 word99 word150", {}), ("word0", {})]
+         ("often", {"tags": ["rare"]}), ("often", {"metadata": {"customer.n": 4711}}), ("mostly", {"model": "model-3"}), ("nowhere", {}), ("word77 word99 word150", {}), ("word0", {})]
 
 
 def lines(dice):

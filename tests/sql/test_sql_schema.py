@@ -13,14 +13,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from bamboo_sessions import StorageUnavailable, UnsupportedFormat
 from bamboo_sessions.filters import Filter
 from bamboo_sessions.search import Query
-from bamboo_sessions.storages.sql import upgrading
+from bamboo_sessions.storages.sql import texts, upgrading
 from bamboo_sessions.storages.sql.database import read_url
 from bamboo_sessions.storages.sql.schema import VERSION, VERSION_TABLE, metadata
 from bamboo_sessions.storages.sql.storage import SqlStorage
+from bamboo_sessions.storages.sql.texts import namespace_term
 from bamboo_sessions.storages.sql.upgrading import upgrade
 from bamboo_sessions.testing.scribe import Page, first, later, line, written
 
@@ -205,13 +207,104 @@ def test_the_words_of_an_older_store_are_indexed(empty_url, count):
         storage.close()
 
 
+@pytest.mark.parametrize("count", [199, 200, 401])
+def test_the_metadata_of_an_older_store_is_indexed(empty_url, count):
+    """Every value of every session of every namespace, however many fill a batch; titles are found as before, and what is damaged
+    hinders nothing."""
+    kept = json.loads((STORES / "v2.json").read_text())
+    session, title = kept["tables"]["bamboo_session"][0], kept["tables"]["bamboo_text"][0]
+    whose = [("", 1), ("ns", count - 3), ("o", 2)]
+    kept["tables"]["bamboo_session"] = [
+        {**session, "namespace": name, "id": f"s{n}", "head": headed(f"s{n}", n)} for name, many in whose for n in range(many)] + [
+        {**session, "namespace": "ns", "id": name, "head": head} for name, head in (("y", '{"metadata":[1]}'), ("z", '"metadata" no json'))]
+    kept["tables"]["bamboo_text"] = [
+        {**title, "namespace": name, "id": f"s{n}", "words": f"t {namespace_term(name)}"} for name, many in whose for n in range(0, many, 2)]
+    put_back(empty_url, kept)
+    upgrade(empty_url)
+    for name, many in whose:
+        storage = SqlStorage(empty_url, namespace=name, create=False)
+        for wanted, expected in ({"k.id": f"c-{many - 1}"}, [f"s{many - 1}"]), ({"k.id": "c-0", "text": "\ud800"}, ["s0"]), ({"n": 10**6}, []):
+            assert [item.id for item in storage.page(Filter(metadata=wanted), 5).items] == expected
+        assert len(storage.page(Filter(metadata={"text": "\ud800"}), 1000).items) == many
+        assert len(storage.search(Query.read("t"), Filter(), 1000).items) == -(-many // 2)
+        storage.commit(later("s0", 4, 2, head={"in": {"metadata": {"set": {"k": 1.0}}}}))
+        assert [item.id for item in storage.page(Filter(metadata={"k": 1}), 5).items] == ["s0"]
+        if storage.name == "sqlite":
+            with storage._open.cursor("look") as cursor:
+                cursor.execute("INSERT INTO bamboo_words (bamboo_words) VALUES ('integrity-check')")
+        storage.close()
+
+
+def test_nobody_writes_while_the_words_are_made(empty_url, monkeypatch):
+    """A title that a writer of the version before changed after it was read would get its old words back."""
+    kept = json.loads((STORES / "v2.json").read_text())
+    session = kept["tables"]["bamboo_session"][0]
+    session["head"] = session["head"].replace('"deep"', '"one":1,"deep"')
+    put_back(empty_url, kept)
+    engine, real, refused = engine_of(empty_url), texts.head_terms, []
+
+    def write_meanwhile(*args):
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout = 1" if empty_url.startswith("sqlite") else "SET lock_timeout = 50")
+            try:
+                connection.exec_driver_sql("UPDATE bamboo_session SET revision = revision")
+            except DBAPIError as error:
+                refused.append(error)
+        return real(*args)
+
+    monkeypatch.setattr(texts, "head_terms", write_meanwhile)
+    upgrade(empty_url)
+    assert len(refused) == 1
+    engine.dispose()
+
+
+def test_long_columns_of_an_older_store_are_compared_as_new_ones(empty_url):
+    """What version 2 wrote in full is found by what is compared now."""
+    kept = json.loads((STORES / "v2.json").read_text())
+    session, long = kept["tables"]["bamboo_session"][0], "é" * 150
+    for name in ("model", "provider", "context_id", "parent_id"):
+        session[name] = f"{name} {long}"
+        session["head"] = f'{session["head"][:-1]},"{name}":"{name} {long}"}}'
+    put_back(empty_url, kept)
+    upgrade(empty_url)
+    storage = SqlStorage(empty_url, namespace="ns")
+    for name in ("model", "provider", "context_id", "parent_id"):
+        assert [item.id for item in storage.page(Filter(**{name: f"{name} {long}"}), 5).items] == ["a/é"]
+    storage.close()
+
+
+def headed(name, number):
+    """The head of a session, every second one with a title."""
+    head = json.loads(json.loads((STORES / "v2.json").read_text())["tables"]["bamboo_session"][0]["head"])
+    head |= {"id": name, "title": "T", "metadata": {"k": {"id": f"c-{number}"}, "text": {"$json": '"\\ud800"'}}}
+    if number % 2:
+        del head["title"]
+    return json.dumps(head)
+
+
+def test_an_older_sqlite_without_fts5_is_brought_up_to_date(empty_url, monkeypatch):
+    """Where there is no index nothing is looked up in it, then and afterwards."""
+    if not empty_url.startswith("sqlite"):
+        pytest.skip("PostgreSQL has an index always")
+    monkeypatch.setattr(texts, "_FTS5", ())
+    put_back(empty_url, json.loads((STORES / "v2.json").read_text()))
+    upgrade(empty_url)
+    storage = SqlStorage(empty_url, namespace="ns")
+    assert [item.id for item in storage.page(Filter(metadata={"k": {"deep": [1, None]}}, pinned=True), 5).items] == ["a/é"]
+    storage.commit(later("a/é", 4, 2, head={"in": {"metadata": {"set": {"k": 1}}}}))
+    assert [item.id for item in storage.page(Filter(metadata={"k": 1}), 5).items] == ["a/é"]
+    storage.close()
+
+
 def put_back(url, kept):
     """The tables of that version, by its migrations alone, and its rows."""
     engine = engine_of(url)
     with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(upgrading._FOLDER))
         command.upgrade(config, str(kept["version"]))
+        connection.exec_driver_sql("COMMIT")
         tables = MetaData()
         tables.reflect(connection)
         for name, rows in kept["tables"].items():

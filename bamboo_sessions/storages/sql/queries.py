@@ -5,7 +5,7 @@ was written as exactly this JSON, so a row without it cannot pass. The rows that
 other storage, and the walk goes on where too few of them passed. So a head with NUL in it, or one that is no JSON any more,
 disturbs no list, where PostgreSQL's own JSON would refuse the statement; and both databases run the same text.
 
-A tag that few sessions have would take the walk through all of them. The index of words knows those.
+A tag or a value that few sessions have would take the walk through all of them. The index of words knows those.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ from bamboo_sessions.storages.sql.states import as_column, needle
 from bamboo_sessions.storages.sql.texts import (
     count_named,
     index_is_there,
-    match,
-    tag_term,
-    tagged,
+    looked_up,
+    match_head,
 )
 
 _SHAPES: Final = 256
@@ -55,8 +54,11 @@ _OLDER, _CHANGED, _NEWEST = 0, 1, 2
 _EXACT: Final = 10**15
 """Below it, a whole number is written the same by every encoder, as an integer or as a float with `.0` behind it."""
 
+_FREQUENT_FOR: Final = 600_000_000
+"""Microseconds until it is asked again whether so many sessions still have it."""
+
 RARE: Final = 1000
-"""Sessions with a tag: so many are looked up one by one."""
+"""Sessions with a tag or a value: so many are looked up one by one."""
 
 Needles = tuple[str, ...]
 
@@ -65,12 +67,13 @@ class Listing(Expiring):
     """The power `Queries`."""
 
     _indexed = False
+    _frequent: dict[str, int]  # what is asked of the index, and when that named too many; losing an entry costs one question
 
     def page(self, wanted: Filter, limit: int, cursor: str | None = None) -> SessionPage:
         """See `Queries`."""
         walk = _Walk(Place.read(cursor, limit, wanted.order), limit)
         asked, batch, rare = asked_of(wanted), min(limit + 1, _BATCH + 1), self._rare(wanted)
-        whose, dialect = {"k_namespace": self.namespace, "k_tags": rare}, self._open.engine.dialect
+        whose, dialect = {"k_namespace": self.namespace, "k_rare": rare}, self._open.engine.dialect
         while not walk.done:
             values = {**whose, "k_limit": batch, **asked.values, **walk.values, **self._active()}
             shape = asked.shape, walk.shape, self._ttl is not None, rare is not None
@@ -81,16 +84,26 @@ class Listing(Expiring):
         return cut(walk.at, limit, walk.older, walk.changed, leave_out)
 
     def _rare(self, wanted: Filter) -> str | None:
-        """What to ask the index of words for the sessions with these tags; None where it would name too many: those are soon
-        met by whoever goes through the list."""
-        if not wanted.all_tags or not self._has_index():
-            return None
+        """What to ask the index of words for the sessions with these tags and this metadata; None where it would name too many:
+        those are soon met by whoever goes through the list."""
         dialect = self._open.engine.dialect
         postgres = dialect.name == "postgresql"
-        words = match([(tag_term(self.namespace, tag), False) for tag in sorted(wanted.all_tags)], postgres=postgres)
+        words = match_head(self.namespace, wanted, postgres=postgres)
+        if words is None or self._is_frequent(words) or not self._has_index():
+            return None
         ask = compiled(dialect, "rare", lambda: count_named(postgres=postgres))
         rows = self._asked("list", None, lambda on: ask.rows(on, {"k_match": words, "k_few": RARE + 1}))
-        return words if rows[0][0] <= RARE else None
+        if rows[0][0] <= RARE:
+            return words
+        if len(self._frequent) >= _SHAPES:
+            self._frequent.clear()
+        self._frequent[words] = self._now()
+        return None
+
+    def _is_frequent(self, words: str) -> bool:
+        """PostgreSQL goes through all that the index names, however few of them are counted: so that is not asked each time."""
+        known = self._frequent.get(words)
+        return known is not None and self._now() - known < _FREQUENT_FOR
 
     def _has_index(self) -> bool:
         """An SQLite without FTS5 makes the tables and leaves this out. Once it is there, it stays."""
@@ -249,7 +262,7 @@ def _page(shape: Shape, *, postgres: bool) -> Any:
     time, change = created if order == "created" else changed, tuple_(changed, s.id)
     those = [s.namespace == bindparam("k_namespace"), *conditions(Asked(names_and_groups, {}), expires=expires, postgres=postgres)]
     if rare:
-        those.append(s.id.in_(tagged(postgres=postgres)))
+        those.append(s.id.in_(looked_up(postgres=postgres)))
     stand, low, high = tuple_(time, s.id), _key("low"), _key("high")
     older = list(those)
     if has_low:

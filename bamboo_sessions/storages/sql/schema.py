@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, Text, literal_column
 from sqlalchemy.dialects import postgresql
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The number of the newest migration: what this code reads and writes."""
 
 VERSION_TABLE: Final = "bamboo_schema"
@@ -75,7 +75,7 @@ text = Table(
     Column("n", _Serial, primary_key=True, autoincrement=True),  # FTS5 knows its rows by number
     Column("namespace", _Exact, nullable=False),
     Column("id", _Exact, nullable=False),
-    Column("seq", Integer, nullable=False),  # of the message; -1: title and tags
+    Column("seq", Integer, nullable=False),  # of the message; -1: title, tags and metadata
     Column("words", Text().with_variant(postgresql.TSVECTOR(), "postgresql"), nullable=False),
 )
 Index("bamboo_text_of", text.c.namespace, text.c.id, text.c.seq, unique=True)

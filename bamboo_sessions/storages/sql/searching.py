@@ -23,7 +23,7 @@ from bamboo_sessions.search import Found, Query, Spot, cut, hit
 from bamboo_sessions.storages.records import leave_out
 from bamboo_sessions.storages.sql.queries import Asked, Listing, asked_of, compiled, conditions
 from bamboo_sessions.storages.sql.schema import message, session, text
-from bamboo_sessions.storages.sql.texts import count_named, few, is_named, looked_at, match, namespace_term, tagged
+from bamboo_sessions.storages.sql.texts import count_named, few, is_named, looked_at, looked_up, match, namespace_term
 
 FEW: Final = 2000
 """So many are sorted."""
@@ -53,7 +53,7 @@ class Searching(Listing):
         words = match([(namespace_term(self.namespace), False), *query.terms], postgres=postgres)
         terms = looked_at(query.terms)
         rare = self._rare(wanted)
-        whose = {"k_namespace": self.namespace, "k_match": words, "k_tags": rare, **asked.values, **terms}
+        whose = {"k_namespace": self.namespace, "k_match": words, "k_rare": rare, **asked.values, **terms}
 
         def ask(kind: str, after: Spot | None, values: dict[str, Any]) -> list[Any]:
             those = Those(postgres, asked, self._ttl is not None, rare is not None, len(terms))
@@ -91,13 +91,13 @@ class _Walk:
 
     def _sort(self) -> None:
         """All that the index names; more of it where it named what has not the words."""
-        batch = self._limit + 1
+        batch = min(self._limit + 1, _SESSIONS)
         while not self._enough:
             rows = self._ask("sorted", self._after, {"k_few": FEW + _SPARE, "k_limit": batch})
             self._take(rows)
             if len(rows) < batch:
                 return
-            batch = max(batch, _SESSIONS)
+            batch = _SESSIONS
 
     def _go_through(self, rooms: Iterable[int]) -> bool:
         """Sessions from the newest on, as many at a time as have so many messages; whether that was enough, or all."""
@@ -113,10 +113,11 @@ class _Walk:
         return False
 
     def _go_through_these(self, last: Any) -> None:
+        batch = min(self._limit + 1, _SESSIONS)
         while not self._enough:
-            rows = self._ask("through", self._after, {"k_limit": self._limit + 1, "k_last_at": last[0], "k_last_of": last[1]})
+            rows = self._ask("through", self._after, {"k_limit": batch, "k_last_at": last[0], "k_last_of": last[1]})
             self._take(rows)
-            if len(rows) <= self._limit:
+            if len(rows) < batch:
                 return
 
     def _take(self, rows: list[Any]) -> None:
@@ -156,7 +157,7 @@ class Those:
     asked: Asked
     expires: bool
     rare: bool
-    """Their tags are looked up."""
+    """Their tags and metadata are looked up."""
     terms: int
     """So many are looked for in each row, where rows are gone through."""
 
@@ -164,8 +165,8 @@ class Those:
     def conditions(self) -> list[ColumnElement[bool]]:
         """In words of the columns."""
         made = conditions(self.asked, expires=self.expires, postgres=self.postgres)
-        looked_up = [session.c.id.in_(tagged(postgres=self.postgres))] if self.rare else []
-        return [session.c.namespace == bindparam("k_namespace"), *looked_up, *made]
+        rare = [session.c.id.in_(looked_up(postgres=self.postgres))] if self.rare else []
+        return [session.c.namespace == bindparam("k_namespace"), *rare, *made]
 
 
 def _sorted(those: Those, goes_on: bool) -> Any:

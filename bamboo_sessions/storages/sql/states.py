@@ -12,6 +12,8 @@ from bamboo_sessions._json import loads
 from bamboo_sessions.storages.protocol import OPS_KEPT, Change, Delta, Head, HeadChange
 
 Names = tuple[str, ...]
+COLUMN: Final = 100
+"""Characters of a text that a column keeps of a head."""
 UNTRACKED: Final = -1
 """For `rewrites`, where it is not known what became of the messages since: never equal to a count."""
 
@@ -70,7 +72,7 @@ def packed_head(head: Head) -> str:
     return orjson.dumps(head).decode()
 
 
-_LISTED: Final = frozenset({"created_at", "model", "provider", "context_id", "parent_id", "pinned", "archived", "questions"})
+_LISTED: Final = frozenset({"birth", "created_at", "model", "provider", "context_id", "parent_id", "pinned", "archived", "questions"})
 
 
 def touches_columns(change: HeadChange) -> bool:
@@ -90,8 +92,9 @@ def columns(head: Head) -> dict[str, Any]:
 
 
 def as_column(value: object) -> str | None:
-    """PostgreSQL has no NUL in its texts. Whoever compares such a field looks into the head as well."""
-    return value.replace("\0", "\ufffd") if isinstance(value, str) else None
+    """PostgreSQL has no NUL in its texts, and no entries in an index beyond 2.7 kB, of which a session id may take 2. Whoever
+    compares such a field looks into the head as well."""
+    return value[:COLUMN].replace("\0", "\ufffd") if isinstance(value, str) else None
 
 
 def difference(known: SqlStamp, ops: Names, head: Head, stamp: SqlStamp, added: Sequence[bytes]) -> Delta | None:

@@ -5,8 +5,8 @@ a `tsvector`, with a GIN index. Neither takes texts apart: that has one rule for
 transaction of the commit that it belongs to, and only for what that commit adds.
 
 Whose row it is stands among its terms as well, so that a search of one namespace does not go through the hits of all others;
-so do the tags of a session, beside its title, so that a rare one is found without a look at every session. Both begin with
-a character that no word has.
+so do the tags of a session and the values of its metadata, beside its title, so that a rare one is found without a look at every
+session. All of these begin with a character that no word has.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ClauseElement
 
+from bamboo_sessions.filters import Filter
 from bamboo_sessions.search import TITLE, said, title_of
 from bamboo_sessions.search_words import terms
 from bamboo_sessions.storages.protocol import Change, Head
+from bamboo_sessions.storages.sql.metadata_terms import ASKED, asked_terms, more_term, terms_of
 from bamboo_sessions.storages.sql.schema import text
 
 _NAMESPACE, _TAG = "\ue000", "\ue001"  # of no script: no word begins with them
@@ -51,6 +53,8 @@ _index: Final = table("bamboo_words", column("bamboo_words"))  # FTS5: a column 
 _LOOKED_AT: Final = 8
 _ROWID: Final[ColumnElement[int]] = literal_column("bamboo_words.rowid", Integer)
 
+_NAMED: Final = frozenset({"title", "tags", "metadata"})
+
 Rows = list[tuple[int, str]]
 """(place, terms)."""
 
@@ -59,7 +63,8 @@ Rows = list[tuple[int, str]]
 
 
 def rows_of(namespace: str, change: Change, head: Head, start: int) -> Rows:
-    """Of the messages that it adds, the first of them in place `start`; and of title and tags, where it says something of them."""
+    """Of the messages that it adds, the first of them in place `start`; and of title, tags and metadata, where it says something of
+    them."""
     whose = namespace_term(namespace)
     rows = [(TITLE, packed(head_terms(namespace, head), whose))] if _names_them(change.head) else []
     for at, line in enumerate(change.add, start):
@@ -70,8 +75,7 @@ def rows_of(namespace: str, change: Change, head: Head, start: int) -> Rows:
 
 
 def _names_them(change: dict[str, Any]) -> bool:
-    named = {*change.get("set", ()), *change.get("unset", ())}
-    return not named.isdisjoint(("title", "tags"))
+    return not all(_NAMED.isdisjoint(names) for names in change.values())
 
 
 def line_terms(line: bytes) -> set[str]:
@@ -84,7 +88,7 @@ def head_terms(namespace: str, head: Head) -> set[str]:
     """Of what stands in a head."""
     tags = head.get("tags")
     named = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list | tuple) else []
-    return terms(title_of(head)) | {tag_term(namespace, tag) for tag in named}
+    return terms(title_of(head)) | {tag_term(namespace, tag) for tag in named} | terms_of(namespace, head.get("metadata"))
 
 
 def packed(words: Iterable[str], whose: str) -> str:
@@ -112,6 +116,16 @@ def match(wanted: Iterable[tuple[str, bool]], *, postgres: bool) -> str:
     if postgres:
         return " & ".join(f"'{term}'{':*' if begins else ''}" for term, begins in wanted)
     return " AND ".join(f'"{term}"{"*" if begins else ""}' for term, begins in wanted)
+
+
+def match_head(namespace: str, wanted: Filter, *, postgres: bool) -> str | None:
+    """What the index is asked for, for the sessions that have these tags and these values in their metadata; None where it knows
+    nothing of what is wanted. It names too many where a session has more metadata than it keeps, and never too few."""
+    both, either, quote = (" & ", " | ", "'") if postgres else (" AND ", " OR ", '"')
+    tags = [f"{quote}{tag_term(namespace, tag)}{quote}" for tag in sorted(wanted.all_tags)[:ASKED]]
+    values = [f"{quote}{term}{quote}" for term in asked_terms(namespace, wanted.metadata)]
+    groups = [*tags, *([f"({both.join(values)}{either}{quote}{more_term(namespace)}{quote})"] if values else [])]
+    return both.join(groups) or None
 
 
 def named(*, postgres: bool) -> ColumnElement[bool]:
@@ -154,9 +168,9 @@ def count_named(*, postgres: bool) -> ClauseElement:
     return select(func.count()).select_from(rows)
 
 
-def tagged(*, postgres: bool) -> Any:
-    """The ids of sessions with the tags that are looked for; those of another namespace among them, if it looks the same."""
-    those = _has_words("k_tags") if postgres else and_(_matches("k_tags"), text.c.n == _ROWID)
+def looked_up(*, postgres: bool) -> Any:
+    """The ids of sessions that `match_head` is for; those of another namespace among them, if it looks the same."""
+    those = _has_words("k_rare") if postgres else and_(_matches("k_rare"), text.c.n == _ROWID)
     return select(text.c.id).where(those, text.c.seq == literal_column(str(TITLE))).correlate(None)
 
 
