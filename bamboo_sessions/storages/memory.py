@@ -122,7 +122,7 @@ class MemoryStorage(RecordBacked):
                 self._renew(kept)
                 return kept.stamp
             there = None if kept is None else (kept.stamp.birth, kept.stamp.revision)
-            if there != commit.expected:
+            if there != commit.expected or (commit.anew and self._is_buried(commit)):
                 raise RevisionConflict(commit.session_id, commit.expected, there)
             if kept is None:
                 self._make_room(commit.session_id)
@@ -130,6 +130,9 @@ class MemoryStorage(RecordBacked):
             self._renew(made)
             self._used(commit.session_id)
             return made.stamp
+
+    def _is_buried(self, commit: Commit) -> bool:
+        return (commit.session_id, commit.change.head.get("set", {}).get("birth")) in self._buried
 
     def _used(self, session_id: str) -> None:
         if self.evicts:

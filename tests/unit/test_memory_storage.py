@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from bamboo_sessions import MemoryStorage, Message, RevisionConflict, Session, SessionDeleted, SessionNotFound
@@ -54,6 +55,18 @@ def test_reading_back_what_was_committed(kept):
     assert list(record.messages) == [b"1", b"2", b"4"]
     assert (record.head["revision"], record.head["title"], record.ops) == (3, "t", ("op1", "op2", "op3"))
     assert kept.read("another") is None
+
+
+def test_a_session_begins_anew_under_a_birth_of_its_own(kept):
+    """P9: where a save asks for that; what is put back, as a move and a plain save do, may be the one that was deleted."""
+    kept.delete_record("s")
+    with pytest.raises(RevisionConflict):
+        kept.commit(attrs.evolve(first("x"), anew=True))
+    assert not kept.exists("s")
+    kept.commit(attrs.evolve(first("x", birth="another"), anew=True))
+    kept.delete_record("s")
+    kept.commit(first("y"))
+    assert not kept.was_deleted("s", "b")
 
 
 @pytest.mark.parametrize("commit", [first("x"), later(3, 1), later(2, 1, birth="another")])

@@ -23,6 +23,8 @@ from bamboo_sessions.storages.sql.statements import Cursor
 from bamboo_sessions.storages.sql.upgrading import prepare
 
 _NAMESPACE: Final = 128
+_TICK: Final = timedelta(microseconds=1)
+_FIRST: Final = -(2**62)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Result = TypeVar("Result")
 
@@ -93,8 +95,8 @@ class Tables(RecordBacked):
                                      reason=error.reason) from error
 
     def _now(self, ago: timedelta = timedelta(0)) -> int:
-        """As a column keeps a moment."""
-        return (self.clock.now() - ago - _EPOCH) // timedelta(microseconds=1)
+        """As a column keeps a moment; one before all calendars where `ago` is as good as for ever."""
+        return max((self.clock.now() - _EPOCH) // _TICK - ago // _TICK, _FIRST)
 
 
 def _whose(where: str | URL | Engine, namespace: str) -> tuple[str | URL | Engine, str]:

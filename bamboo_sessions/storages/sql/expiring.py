@@ -13,7 +13,7 @@ import structlog
 
 from bamboo_sessions._json import loads
 from bamboo_sessions.errors import SessionNotFound
-from bamboo_sessions.storages.expiry import left_of
+from bamboo_sessions.storages.expiry import later_ttl, left_of
 from bamboo_sessions.storages.protocol import Head
 from bamboo_sessions.storages.sql.base import Tables
 from bamboo_sessions.storages.sql.statements import Statement
@@ -35,14 +35,23 @@ class Expiring(Tables):
 
     def heads(self) -> Iterator[tuple[Head, int]]:
         """See `RecordStorage`; read in pages, so that no long reading holds anything up."""
-        ask = self._open.statements.heads if self._ttl is None else self._open.statements.heads_since
-        for session_id, text, count in self._pages(ask):
-            try:
-                head = loads(text)
-            except ValueError as error:
-                _log.warning("session left out of a list", session_id=session_id, error=str(error))
+        for session_id, text, count in self._shown_rows():
+            head, why = _head_of(session_id, text)
+            if head is None:
+                _log.warning("session left out of a list", session_id=session_id, error=why)
             else:
                 yield head, count
+
+    def unlisted(self) -> Iterator[tuple[str, str]]:
+        """See `Unlisted`."""
+        for session_id, text, _ in self._shown_rows():
+            head, why = _head_of(session_id, text)
+            if head is None:
+                yield session_id, f"{self._open.where}#bamboo_session: {why}"
+
+    def _shown_rows(self) -> Iterator[Any]:
+        """(id, head as text, number of messages) of whatever has time left."""
+        return self._pages(self._open.statements.heads if self._ttl is None else self._open.statements.heads_since)
 
     def _pages(self, ask: Statement) -> Iterator[Any]:
         """The rows of a statement that goes by the id, each at most once."""
@@ -73,6 +82,10 @@ class Expiring(Tables):
     def ttl(self) -> timedelta | None:
         """See `Expiry`."""
         return self._ttl
+
+    def expire_after(self, ttl: timedelta) -> None:
+        """See `LateExpiry`. The column of activity is there in any case."""
+        self._ttl = later_ttl(self._ttl, ttl)
 
     def _active(self) -> dict[str, int]:
         """Who was active after this moment has time left."""
@@ -115,3 +128,14 @@ class Expiring(Tables):
         values = {**self._key(session_id), **({} if birth is None else {"k_birth": birth})}
         row = self._asked("look for", session_id, lambda cursor: ask.row(cursor, values))
         return row is not None and bool(row[1])
+
+
+def _head_of(session_id: str, text: str) -> tuple[Head | None, str]:
+    """The head, or what is wrong with it: who goes through all of them asks each for its id."""
+    try:
+        head = loads(text)
+    except ValueError as error:
+        return None, f"the head is no JSON: {error}"
+    if not isinstance(head, dict) or head.get("id") != session_id:
+        return None, "the head is not one of this id"
+    return head, ""

@@ -62,6 +62,10 @@ class Settings:
         """Whether this error says that the server takes no changes, so that the place to go to is another one."""
         return False
 
+    def is_too_long(self, error: BaseException) -> bool:
+        """Whether this error says that one value of an answer would be longer than any may be."""
+        return False
+
     def before_tables(self, url: URL) -> None:
         """Called before tables are made where there is no database yet."""
 
@@ -95,6 +99,10 @@ class Sqlite(Settings):
             # Not on every file system. Then EXTRA, because FULL does not sync the folder that the journal leaves.
             connection.execute("PRAGMA synchronous=EXTRA")
             _log.warning("SQLite cannot write ahead here: readers and writers wait for each other", store=where)
+
+    def is_too_long(self, error: BaseException) -> bool:
+        """A gigabyte, where nobody chose less."""
+        return getattr(error, "sqlite_errorname", None) == "SQLITE_TOOBIG"
 
     def before_tables(self, url: URL) -> None:
         """Only the owner may read what people said; SQLite gives its other files the mode of this one."""
@@ -175,6 +183,10 @@ class Postgres(Settings):
     def is_read_only(self, error: BaseException) -> bool:
         """A replica, or a primary that was made one: `read_only_sql_transaction`."""
         return getattr(error, "sqlstate", None) == "25006"
+
+    def is_too_long(self, error: BaseException) -> bool:
+        """A gigabyte: `program_limit_exceeded`."""
+        return getattr(error, "sqlstate", None) == "54000"
 
     def _tell(self, what: str, where: str) -> None:
         with self._telling:

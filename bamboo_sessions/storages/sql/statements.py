@@ -32,6 +32,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -149,8 +150,8 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._postgres = dialect.name == "postgresql"
-        self.one_by_one = not self._postgres
-        """Whether a commit takes a transaction of several statements."""
+        self.goes_at_once = self._postgres
+        """Whether a commit that takes nothing away can be one statement."""
         self.begin_writing = "BEGIN" if self._postgres else "BEGIN IMMEDIATE"
         self._reading()
         self._committing()
@@ -189,6 +190,10 @@ class Statements:
         self.whole = self._made(select(*state, zero, s.ops, s.head, self._lines(zero)).where(_of(session)))
         self.since = self._made(select(*state, start, *news).where(_of(session)))
         self.state = self._made(select(*state, s.ops, s.head).where(_of(session)))
+        parts = (*state, s.ops, s.head)
+        first = select(literal_column("-1").label("at"), null().label("line"), *parts).where(_of(session))
+        others = select(message.c.seq, message.c.line, *(null() for _ in parts)).where(_of(message))
+        self.in_rows = self._made(union_all(first, others).order_by(literal_column("1")))
         self.heads = self._made(
             select(s.id, s.head, s.messages).where(s.namespace == bindparam("k_namespace"), s.id > bindparam("k_id"))
             .order_by(s.id).limit(bindparam("k_limit", type_=s.messages.type)))
@@ -212,6 +217,19 @@ class Statements:
         """A change of the session, or a new one, with its new messages, in one statement; whether it was made."""
         made = self._at_once[step, bool(lines), bool(rows)].run(cursor, {**values, "v_lines": lines, **texts.values_of(rows)})
         return made == (len(lines) or len(rows) or 1)
+
+    def one_by_one(self, cursor: Cursor, values: Values, lines: Sequence[str], rows: texts.Rows, *, step: str, cut: bool) -> bool:
+        """The same in several statements, in a transaction of the caller's. `cut`: take messages off first, from `k_keep` on."""
+        if self.steps[step].run(cursor, values) != 1:
+            return False
+        if cut:
+            self.cut.run(cursor, values)
+            self.cut_texts.run(cursor, values)
+        if lines:
+            self.add(cursor, values, values["k_keep"], lines)
+        if rows:
+            self.tell(cursor, values, rows)
+        return True
 
     def tell(self, cursor: Cursor, key: Values, rows: texts.Rows) -> None:
         """Let searches find these; a title in the place of the one before."""
@@ -240,6 +258,7 @@ class Statements:
         oldest = select(func.max(grave.c.n) - literal_column(str(GRAVES_KEPT))).scalar_subquery()
         self.forget = self._made(delete(grave).where(grave.c.n <= oldest))
         of_birth = and_(_of(grave), grave.c.birth == bindparam("k_birth"))
+        self.ended = self._made(select(literal_column("1")).where(of_birth).limit(literal_column("1")))
         lives = exists().where(_of(session), session.c.birth == bindparam("k_birth"))
         self.buried = self._made(select(literal_column("1")).where(of_birth, ~lives).limit(literal_column("1")))
         self.buried_op = self._made(

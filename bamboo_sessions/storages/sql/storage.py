@@ -46,6 +46,10 @@ _NO_STAMP: Final = SqlStamp("", 0, "", 0, UNTRACKED, ())
 _log = structlog.get_logger("bamboo_sessions")
 
 
+class _Ended(RevisionConflict):
+    """Somebody deleted a session of this birth: the transaction is undone by it."""
+
+
 class SqlStorage(Searching):
     """Sessions in a database: SQLite for one machine, PostgreSQL for many.
 
@@ -66,6 +70,7 @@ class SqlStorage(Searching):
         if durability not in ("full", "process"):
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
         self._ttl = checked_ttl(ttl)
+        self._frequent = {}
         self._met: dict[str, Known] = {}  # dict operations are atomic, and losing an entry costs one question
         super().__init__(url_or_engine, namespace, create, durability, clock, pool_size)
 
@@ -73,6 +78,14 @@ class SqlStorage(Searching):
 
     def read(self, session_id: str, known: Stamp | None = None) -> Record | Delta | Unchanged | None:
         """See `RecordStorage`: one statement, by the key. Unchanged, no body comes back; else only the new messages."""
+        try:
+            return self._read(session_id, known)
+        except StorageUnavailable as error:
+            if error.__cause__ is None or not self._open.settings.is_too_long(error.__cause__):
+                raise
+            return self._read_in_rows(session_id)
+
+    def _read(self, session_id: str, known: Stamp | None) -> Record | Delta | Unchanged | None:
         ask = self._open.statements
         if not isinstance(known, SqlStamp) or known.rewrites == UNTRACKED:
             row = self._asked("read", session_id, lambda cursor: ask.whole.row(cursor, self._key(session_id)))
@@ -89,6 +102,15 @@ class SqlStorage(Searching):
         head, ops, stamp, added = self._parts(session_id, row)
         delta = difference(known, ops, head, stamp, added)
         return self.read(session_id) if delta is None else delta
+
+    def _read_in_rows(self, session_id: str) -> Record | None:
+        """All messages together are more than one value may have, a gigabyte; each is not."""
+        ask = self._open.statements.in_rows
+        rows = self._asked("read", session_id, lambda cursor: ask.rows(cursor, self._key(session_id)))
+        if not rows or rows[0][0] >= 0:
+            return None
+        _, _, *state, ops, text = rows[0]
+        return self._record(session_id, (*state, 0, ops, text, [line.encode() for _, line, *_ in rows[1:]]))
 
     def _record(self, session_id: str, row: Any) -> Record:
         head, ops, stamp, messages = self._parts(session_id, row)
@@ -155,10 +177,8 @@ class SqlStorage(Searching):
         _log.warning("connection lost in a commit, asking what became of it", session_id=commit.session_id, error=str(lost))
         try:
             self._open.start_anew()
-            with self._open.cursor("commit", commit.session_id) as cursor:
-                values = {**self._key(commit.session_id), "k_needle": needle(commit.change.op)}
-                if self._open.statements.buried_op.row(cursor, values) is not None:
-                    return _NO_STAMP  # applied, and the session was deleted since
+            if self._was_buried(commit):
+                return _NO_STAMP
             return self._commit(commit)
         except StorageUnavailable as error:
             raise StorageUnavailable("commit", session_id=commit.session_id, path=self._open.where, outcome="unknown",
@@ -169,7 +189,10 @@ class SqlStorage(Searching):
         if known is None and commit.expected is not None:
             return self._overtaken(commit)
         made, head, text = _next(known, commit)
-        if not self._written(commit, known, head, self._stored(commit, known, made, head, text)):
+        try:
+            if not self._written(commit, known, head, self._stored(commit, known, made, head, text)):
+                return self._overtaken(commit)
+        except _Ended:
             return self._overtaken(commit)
         self._meet(commit.session_id, made)
         return made.stamp
@@ -215,19 +238,20 @@ class SqlStorage(Searching):
         keep, lines = min(change.keep, there), [line.decode() for line in change.add]
         rows = rows_of(self.namespace, change, head, keep)
         step = "create" if known is None else "advance" if "v_birth" in values else "go_on"
-        if keep == there and not run.one_by_one and self._open.own.alone is None:
+        at_once = keep == there and run.goes_at_once
+        given = {**values, "k_keep": keep}
+        if at_once and known is not None and self._open.own.alone is None:
             with self._open.cursor("commit", commit.session_id) as cursor:  # a transaction of its own: one round trip
-                return run.at_once(cursor, {**values, "k_keep": there}, lines, rows, step=step)
+                return run.at_once(cursor, given, lines, rows, step=step)
+        # A first commit stands on nothing, which may be so again after a deletion. In a transaction it does nothing that COMMIT
+        # does not follow, whenever it arrives; and a look behind the insert sees the deletion that the insert waited for.
         with self._open.writing("commit", commit.session_id) as cursor:
-            if run.steps[step].run(cursor, values) != 1:
+            made = (run.at_once(cursor, given, lines, rows, step=step) if at_once
+                    else run.one_by_one(cursor, given, lines, rows, step=step, cut=keep < there))
+            if not made:
                 return False
-            if keep < there:
-                run.cut.run(cursor, {**key, "k_keep": keep})
-                run.cut_texts.run(cursor, {**key, "k_keep": keep})
-            if lines:
-                run.add(cursor, key, keep, lines)
-            if rows:
-                run.tell(cursor, key, rows)
+            if commit.anew and run.ended.row(cursor, {**key, "k_birth": head["birth"]}) is not None:
+                raise _Ended(commit.session_id, None, None)
         return True
 
     def _overtaken(self, commit: Commit) -> Stamp:
@@ -235,12 +259,20 @@ class SqlStorage(Searching):
         self._met.pop(commit.session_id, None)
         there = self._look(commit.session_id)
         if there is None:
+            if self._was_buried(commit):
+                return _NO_STAMP  # applied, and the session was deleted since
             raise RevisionConflict(commit.session_id, commit.expected, None)
         if there.stamp.op == commit.change.op:
             return there.stamp
         if commit.change.op in there.ops:
             return _NO_STAMP  # what the messages were at that revision is not known any more: the next read brings all
         raise RevisionConflict(commit.session_id, commit.expected, (there.stamp.birth, there.stamp.revision))
+
+    def _was_buried(self, commit: Commit) -> bool:
+        """Whether it was applied to a session that was deleted since."""
+        values = {**self._key(commit.session_id), "k_needle": needle(commit.change.op)}
+        with self._open.cursor("commit", commit.session_id) as cursor:
+            return self._open.statements.buried_op.row(cursor, values) is not None
 
     def _meet(self, session_id: str, known: Known) -> None:
         """The newest comes last, the oldest goes first."""
@@ -292,10 +324,10 @@ class SqlStorage(Searching):
             return True
 
 
-def _lines(joined: bytes | str | None) -> list[bytes]:
+def _lines(joined: bytes | str | list[bytes] | None) -> list[bytes]:
     """Messages as they came in; a line break cannot be within one."""
-    if not joined:
-        return []
+    if isinstance(joined, list) or not joined:
+        return joined or []
     return (joined.encode() if isinstance(joined, str) else joined).split(b"\n")
 
 
