@@ -304,12 +304,12 @@ def put_back(url, kept):
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(upgrading._FOLDER))
         command.upgrade(config, str(kept["version"]))
-        connection.exec_driver_sql("COMMIT")
         tables = MetaData()
         tables.reflect(connection)
         for name, rows in kept["tables"].items():
             if rows:
                 connection.execute(tables.tables[name].insert(), rows)
+        connection.exec_driver_sql("COMMIT")
     engine.dispose()
 
 
