@@ -30,6 +30,7 @@ LONGEST_QUERY: Final = 1000
 """Characters of a query."""
 _ASKED: Final = 64  # terms that an index is asked for; what it names is looked at again, by all of them
 _WIDTH, _BEFORE = 160, 48
+_BEGUN: Final = 100  # beginnings of an excerpt that are looked at
 _NOT_SAID: Final = (Role.SYSTEM, Role.DEVELOPER)
 
 Span = tuple[int, int]
@@ -74,11 +75,11 @@ class Query:
 
     def spans(self, text: str) -> list[Span] | None:
         """Where the words are in a text, in order; None where one of them is not there."""
-        missing, spans, run = {*self.words, *self.runs}, [], _Run()
+        missing, lacking, spans, run = set(self.words), set(self.runs), [], _Run()  # a letter may be asked for as both
         begun = self.begins is None
         for begin, end, parts, is_sign in pieces(text[:SEARCHED]):
             if self.runs and not (is_sign and run.goes_on(begin)):
-                spans += run.found(self.runs, missing)
+                spans += run.found(self.runs, lacking)
                 run = _Run()
             if is_sign:
                 run.take(begin, end, "".join(parts))
@@ -88,8 +89,8 @@ class Query:
                 begun = begun or starts
                 missing.difference_update(parts)
                 spans.append((begin, end))
-        spans += run.found(self.runs, missing)
-        return None if missing or not begun else _joined(sorted(spans))
+        spans += run.found(self.runs, lacking)
+        return None if missing or lacking or not begun else _joined(sorted(spans))
 
 
 def _taken_apart(text: str) -> tuple[list[str], list[str]]:
@@ -219,9 +220,10 @@ def hit(query: Query, head: dict[str, Any], count: int, at: int, line: bytes | N
 
 def excerpt(text: str, spans: Sequence[Span]) -> tuple[str, tuple[Span, ...]]:
     """The part of a text with the most of these places in it, on one line, and where they are in that."""
-    starts = [_start(text, at) for at, _ in spans[:100]]
-    begin = max(starts, key=lambda start: (sum(start <= at < start + _WIDTH for at, _ in spans), -start))
-    shown = [one for one in spans if begin <= one[0] < begin + _WIDTH]
+    starts = [_start(text, at) for at, _ in spans[:_BEGUN]]
+    near = spans[: _BEGUN + _WIDTH]  # no more of them can be in front of the end of the last one
+    begin = max(starts, key=lambda start: (sum(start <= at < start + _WIDTH for at, _ in near), -start))
+    shown = [one for one in near if begin <= one[0] < begin + _WIDTH]
     end = _end(text, begin + _WIDTH, shown[-1][1])
     ahead, behind = "…" if begin else "", "…" if end < len(text) else ""
     shift = len(ahead) - begin

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
+from itertools import accumulate
 from typing import Final
 
 SEARCHED: Final = 100_000
@@ -22,8 +23,10 @@ SEARCHED: Final = 100_000
 text's."""
 LONGEST: Final = 64
 """Characters of a term; longer words are told apart by a second look."""
-_ROOM: Final = 500_000
-"""Bytes of one text's terms, whatever it is made of."""
+_ROOM: Final = 1_000_000
+"""Bytes of one text's terms, which is more than any text has: the signs of rare scripts make nine a character, ligatures no more."""
+_MARKS: Final = 32
+"""Marks of one letter. To put them in order takes a time that grows with the square of their number; no language has so many."""
 _RUNS: Final = ("\u3005-\u3007\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
                 "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"  # Chinese, Japanese
                 "\u0e01-\u0e30\u0e32-\u0e33\u0e40-\u0e46\u0e50-\u0e59\u0e81-\u0eb0\u0eb2-\u0eb3\u0ebd-\u0ec6\u0ed0-\u0edf"  # Thai, Lao
@@ -49,11 +52,14 @@ def terms(text: str) -> set[str]:
 
 
 def _by_patterns(text: str) -> Iterator[str]:
-    for word in set(_word().findall(text)):
-        yield from (part[:LONGEST] for part in _parts(word))
-    runs = ("".join(map(_sign, _one_sign().findall(run))) for run in _run().findall(text))
-    for run in runs:
-        yield from of_run(run) if run else ()
+    both = _run_or_word().findall(text)
+    for word in {word for _, word in both}:
+        yield from (part[:LONGEST] for part in _parts_of(word))
+    for run, _ in both:
+        signs = _one_sign().findall(run)
+        sign = _sign if len(signs) == len(run) else _sign_of
+        plain = "".join(map(sign, signs))
+        yield from of_run(plain) if plain else ()
 
 
 def of_run(run: str) -> Iterator[str]:
@@ -66,20 +72,18 @@ def folded(text: str) -> str:
     """Without case, accents and width."""
     if text.isascii():
         return text.lower()
-    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text).casefold())
+    few = text if len(text) <= _MARKS else _heap().sub(lambda heap: _ACCENTS.sub("", heap[0])[:_MARKS], text)
+    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", few).casefold())
     return unicodedata.normalize("NFKC", plain)
 
 
 def _fitting(found: Iterable[str]) -> set[str]:
-    made: set[str] = set()
-    room = _ROOM
-    for term in found:
-        if term not in made:
-            room -= len(term.encode()) + 1
-            if room < 0:
-                break
-            made.add(term)
-    return made
+    made = set(found)
+    if 4 * sum(map(len, made)) + len(made) <= _ROOM:  # no character has more bytes
+        return made
+    ordered = sorted(made)  # if any had to be left out, the same ones by everybody
+    ends = accumulate(len(term.encode()) + 1 for term in ordered)
+    return {term for term, end in zip(ordered, ends, strict=True) if end <= _ROOM}
 
 
 def pieces(text: str) -> Iterator[Piece]:
@@ -90,28 +94,46 @@ def pieces(text: str) -> Iterator[Piece]:
         return
     for match in _piece().finditer(text):
         is_sign = match.lastgroup == "sign"
-        parts = (_sign(match[0]),) if is_sign else _parts(match[0])
+        parts = (_sign_of(match[0]),) if is_sign else _parts_of(match[0])
         if any(parts):
             yield match.start(), match.end(), parts, is_sign
 
 
+def _parts_of(word: str) -> tuple[str, ...]:
+    """A word once folded. Rarely more than one: there are characters that stand for several words."""
+    return _parts(word) if len(word) <= LONGEST else tuple(_letters().findall(folded(word)))
+
+
+def _sign_of(sign: str) -> str:
+    """A sign once folded, which may then begin with what belongs to the one before."""
+    return _sign(sign) if len(sign) <= LONGEST else "".join(_kept().findall(folded(sign)))
+
+
+# Remembered is what is short: others would be kept for as long as the process lives, and hardly come twice.
+
+
 @lru_cache(maxsize=4096)
 def _parts(word: str) -> tuple[str, ...]:
-    """A word once folded. Rarely more than one: there are characters that stand for several words."""
     return tuple(_letters().findall(folded(word)))
 
 
 @lru_cache(maxsize=4096)
 def _sign(sign: str) -> str:
-    """A sign once folded, which may then begin with what belongs to the one before."""
     return "".join(_kept().findall(folded(sign)))
 
 
 @cache
 def _marks() -> str:
     """What belongs to the letter before it, for a character class: Python's `\\w` leaves it out. Made when it is first needed."""
-    marks = [chr(code) for code in (*range(0x300, 0x1ECFF), *range(0xE0100, 0xE01F0)) if unicodedata.category(chr(code))[0] == "M"]
-    return "".join(marks) + "\u00ad\u200c\u200d\uff9e\uff9f\u1160-\u11ff"  # the last ones: the ends of a Korean syllable
+    marks = [code for code in (*range(0x300, 0x1ECFF), *range(0xE0100, 0xE01F0)) if unicodedata.category(chr(code))[0] == "M"]
+    return _ranges(marks) + "\u00ad\u200c\u200d\uff9e\uff9f\u1160-\u11ff"  # the last ones: the ends of a Korean syllable
+
+
+def _ranges(codes: list[int]) -> str:
+    """As short as can be: beyond the first plane, a pattern compares a character with one part of its class after the other."""
+    begins = [code for before, code in zip([0, *codes], codes, strict=False) if code != before + 1]
+    ends = [code for code, after in zip(codes, [*codes[1:], 0], strict=True) if after != code + 1]
+    return "".join(f"{chr(begin)}-{chr(end)}" for begin, end in zip(begins, ends, strict=True))
 
 
 @cache
@@ -120,18 +142,20 @@ def _piece() -> re.Pattern[str]:
 
 
 @cache
-def _word() -> re.Pattern[str]:
-    return re.compile(f"(?:[^\\W_{_RUNS}]++[{_marks()}]*+)++")
-
-
-@cache
-def _run() -> re.Pattern[str]:
-    return re.compile(f"[{_RUNS}][{_RUNS}{_marks()}]*+")
+def _run_or_word() -> re.Pattern[str]:
+    """The same as `_piece`, a run at once. Among what belongs to its signs are letters, the ends of Korean syllables: who looked for
+    words alone would take those for the beginning of one."""
+    return re.compile(f"([{_RUNS}][{_RUNS}{_marks()}]*+)|((?:[^\\W_{_RUNS}]++[{_marks()}]*+)++)")
 
 
 @cache
 def _one_sign() -> re.Pattern[str]:
     return re.compile(f"[{_RUNS}][{_marks()}]*+")
+
+
+@cache
+def _heap() -> re.Pattern[str]:
+    return re.compile(f"[{_marks()}]{{{_MARKS + 1},}}+")
 
 
 @cache

@@ -94,8 +94,11 @@ def encode_text(value: object, where: str, *, sort_keys: bool = False) -> str:
 
 
 def decode_text(text: str) -> Any:
-    """What `encode_text` was given, as plain dicts and lists."""
-    return deeply(lambda: json.loads(text))
+    """What `encode_text` was given, as plain dicts and lists. Raises ValueError for what it never gave, be it too deep to be read."""
+    try:
+        return deeply(lambda: json.loads(text))
+    except RecursionError as error:
+        raise ValueError(f"nested too deeply: {error}") from error
 
 
 def deeply(work: Callable[[], T]) -> T:

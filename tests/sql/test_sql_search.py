@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import sys
 from datetime import timedelta
 from uuid import uuid4
 
@@ -238,3 +239,12 @@ def test_the_words_are_in_an_index(opened):
         if storage.name == "postgresql":
             cursor.execute("RESET enable_seqscan")
     assert ("bamboo_text_words" if storage.name == "postgresql" else "VIRTUAL TABLE INDEX") in plan
+
+
+@pytest.mark.parametrize("limit", [2**31 - 1, sys.maxsize, 10**30])
+def test_a_search_without_a_limit_to_speak_of(storage, bundle, limit):
+    """As `list` does, and as files and memory do: whatever there is, and no error of the driver's."""
+    repo = bundle(storage)
+    repo.save(Session.new("s", title="word"))
+    assert [item.id for item in repo.list(limit=limit).items] == ["s"]
+    assert [hit.session.id for hit in repo.search("word", limit=limit).items] == ["s"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bamboo_sessions import JsonFileStorage, Message, Session, SessionRepository, StorageUnavailable
-from bamboo_sessions.storages.json_files import words
+from bamboo_sessions.storages.json_files import words_file
 from tests.search_model import Asked, Chats, walked
 
 
@@ -138,7 +138,7 @@ def test_where_nothing_can_be_written_the_index_is_in_memory(repo, monkeypatch):
     def refused(*_args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(words.os, "mkdir", refused)
+    monkeypatch.setattr(words_file.os, "mkdir", refused)
     assert places(repo, "fox") == [("s", 0)]
     repo.update("s", lambda session: session.add_message(Message.user("fox")))
     assert places(repo, "fox") == [("s", 0), ("s", 1)]
@@ -147,7 +147,7 @@ def test_where_nothing_can_be_written_the_index_is_in_memory(repo, monkeypatch):
 
 def test_without_fts5_a_search_is_refused(repo, monkeypatch):
     """StorageUnavailable that says what is missing; the store is as it was."""
-    monkeypatch.setattr(words, "_SCHEMA", "CREATE VIRTUAL TABLE words USING fts7(terms)")
+    monkeypatch.setattr(words_file, "_SCHEMA", "CREATE VIRTUAL TABLE words USING fts7(terms)")
     repo.save(said("s", "fox"))
     with pytest.raises(StorageUnavailable, match="fts7"):
         repo.search("fox")

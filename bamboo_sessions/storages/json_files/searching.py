@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from bamboo_sessions.errors import StorageError
 from bamboo_sessions.filters import Filter
 from bamboo_sessions.models.hits import SearchPage
-from bamboo_sessions.search import Found, Query, Spot, cut, in_session, title_of
+from bamboo_sessions.search import TITLE, Found, Query, Spot, cut, in_session, title_of
 from bamboo_sessions.storages.json_files.expiring import Expiring
-from bamboo_sessions.storages.json_files.words import State, WordIndex
+from bamboo_sessions.storages.json_files.words import WordIndex
+from bamboo_sessions.storages.json_files.words_file import WordsFile
 from bamboo_sessions.storages.protocol import Head, Record
 from bamboo_sessions.storages.records import leave_out
 
@@ -24,10 +25,20 @@ class Searching(Expiring):
     def search(self, query: Query, wanted: Filter, limit: int, cursor: str | None = None) -> SearchPage:
         """See `Search`. The first search after many changes reads what was changed; the first of all reads everything."""
         after = Spot.read(cursor, limit)
-        heads = {head["id"]: head for head, _ in self.heads()}
-        states = {name: (head["birth"], head["revision"]) for name, head in heads.items()}
+        heads = self._listed_heads()
+        states = {name: _state_of(head) for name, head in heads.items()}
         found = self._index().places(states, self._for_the_index, query.terms)
         return cut(list(self._looked_at(query, wanted, limit, after, found, heads)), limit)
+
+    def _listed_heads(self) -> dict[str, Head]:
+        """By id, as they are now; those that can be put in order."""
+        found = {}
+        for head, _ in self.heads():
+            if isinstance(head.get("updated_at"), str):
+                found[head["id"]] = head
+            else:
+                leave_out(str(head.get("id")), TypeError("its last change is no text"))
+        return found
 
     def _let_go_of_index(self) -> None:
         if self._words is not None:
@@ -35,14 +46,24 @@ class Searching(Expiring):
 
     def _index(self) -> WordIndex:
         if self._words is None:
-            self._words = WordIndex(os.path.join(self.root, "index", "search.sqlite"), self.store_id, self._mode)
+            path = os.path.join(self.root, "index", "search.sqlite")
+            alone = partial(self._other_lock, "index", "")
+            file = WordsFile(path, self.store_id, self._mode, alone, self._files.wall_ns)
+            self._words = WordIndex(file, self._is_gone)
         return self._words
 
-    def _for_the_index(self, session_id: str) -> tuple[State, str, Sequence[bytes]] | None:
+    def _for_the_index(self, session_id: str) -> tuple[str, str, Sequence[bytes]] | None:
         record = self._readable(session_id)
-        if record is None:
-            return None
-        return (record.head["birth"], record.head["revision"]), title_of(record.head), record.messages
+        return None if record is None else (_state_of(record.head), title_of(record.head), record.messages)
+
+    def _is_gone(self, session_id: str) -> bool:
+        """Whether there certainly is none, be it one that is not listed: nobody's id, or no folder."""
+        try:
+            return self._reader.is_absent(self._place(session_id))
+        except OSError:
+            return False
+        except (ValueError, TypeError):
+            return True
 
     def _readable(self, session_id: str) -> Record | None:
         """One that is damaged, or went meanwhile, is found by nobody, and hides no other."""
@@ -55,17 +76,20 @@ class Searching(Expiring):
 
     def _looked_at(self, query: Query, wanted: Filter, limit: int, after: Spot | None, places: dict[str, list[int]],
                    heads: dict[str, Head]) -> Iterator[Found]:
-        """In the order of the heads; what was changed since they were read is looked at as it was listed, or not at all."""
+        """In the order of the heads, where each was when they were listed. What was changed since is looked at as it is now, all
+        of it: it is at the top by now, but one that is changed all the time would be found by no search."""
         count = 0
         for name in sorted((name for name in places if name in heads), key=lambda name: _stand(heads[name]), reverse=True):
             head = heads[name]
             if not self._takes(wanted, head) or (after is not None and _stand(head) > (after.updated_at, after.session_id)):
                 continue
             record = self._readable(name)
-            if record is None or (record.head["birth"], record.head["updated_at"]) != (head["birth"], head["updated_at"]):
-                continue  # it is at the top by now, where a new search finds it
-            for one in in_session(query, record.head, record.messages, after, leave_out, places[name]):
-                yield one
+            if record is None or not self._takes(wanted, record.head):
+                continue
+            same = _state_of(record.head) == _state_of(head)
+            at = _behind(after, head, places[name] if same else range(TITLE, len(record.messages)))
+            for spot, one in in_session(query, record.head, record.messages, None, leave_out, at):
+                yield Spot(head["updated_at"], name, spot.at), one
                 count += 1
             if count > limit:
                 return
@@ -78,5 +102,17 @@ class Searching(Expiring):
             return False
 
 
-def _stand(head: dict[str, Any]) -> tuple[str, str]:
+def _state_of(head: Head) -> str:
+    """What differs whenever the words do. The revision alone is not enough: behind a backup that was put back it comes again."""
+    return f"{head.get('birth')} {head.get('revision')} {head.get('updated_at')}"
+
+
+def _behind(after: Spot | None, head: Head, places: Iterable[int]) -> Iterable[int]:
+    """Those of a session that no page has shown yet."""
+    if after is None or _stand(head) != (after.updated_at, after.session_id):
+        return places
+    return [at for at in places if at > after.at]
+
+
+def _stand(head: Head) -> tuple[str, str]:
     return head["updated_at"], head["id"]
