@@ -34,6 +34,8 @@ from bamboo_sessions.storages.layers_copies import Copies
 from bamboo_sessions.storages.layers_known import Knowledge, Known, OfNoState
 from bamboo_sessions.storages.protocol import (
     Commit,
+    Head,
+    LeftOut,
     Record,
     RecordStorage,
     Stamp,
@@ -44,7 +46,7 @@ from bamboo_sessions.storages.protocol import (
     has_locks,
     has_queries,
     has_search,
-    has_unlisted,
+    has_telling_heads,
     has_usage_log,
     has_usage_reads,
     keeps_records,
@@ -131,8 +133,8 @@ class LayeredStorage(RecordBacked):
             self._repair_of_last = last.repair
             self.check: Callable[..., Iterator[Finding]] = last.check
             self.repair: Callable[[str], Repair] = self._repair
-        if has_unlisted(last):
-            self.unlisted: Callable[[], Iterator[tuple[str, str]]] = last.unlisted
+        if has_telling_heads(last):
+            self.heads_telling: Callable[[LeftOut], Iterator[tuple[Head, int]]] = last.heads_telling
         if has_expiry(last):
             self.ttl: timedelta | None = last.ttl
             self._lifetimes = lifetimes_of(self._last, self._times_of_last)

@@ -32,6 +32,9 @@ Head = dict[str, Any]
 HeadChange = dict[str, Any]
 """A JSON object that turns one head into another, as `codec.diff_head` writes it and `codec.patch_head` applies it."""
 
+LeftOut = Callable[[str, str], object]
+"""Is told (id, why) of a session that a listing leaves out."""
+
 Stamp = object
 """A storage's own cheap mark of one state of one record; equal marks mean that nothing changed in between."""
 
@@ -335,11 +338,12 @@ class Checks(Protocol):
 
 
 @runtime_checkable
-class Unlisted(Protocol):
-    """Optional power: naming what `heads` leaves out, for whoever must not pass it over, as a move must not."""
+class TellingHeads(Protocol):
+    """Optional power: a listing for whoever must not pass anything over, as a move must not."""
 
-    def unlisted(self) -> Iterator[tuple[str, str]]:
-        """(id, what is wrong with it) of every session that `heads` would show if it could be read."""
+    def heads_telling(self, left_out: LeftOut) -> Iterator[tuple[Head, int]]:
+        """`heads`, and `left_out(id, why)` is called for each session that it leaves out because it could not be read: for damage,
+        or for an error of that moment. A path stands for an id that cannot be told."""
 
 
 # -- which powers a storage has -----------------------------------------------------------------------------------
@@ -402,6 +406,6 @@ def has_checks(storage: object) -> TypeGuard[Checks]:
     return _has(storage, "check", "repair")
 
 
-def has_unlisted(storage: object) -> TypeGuard[Unlisted]:
+def has_telling_heads(storage: object) -> TypeGuard[TellingHeads]:
     """Whether it names what its listing leaves out."""
-    return _has(storage, "unlisted")
+    return _has(storage, "heads_telling")

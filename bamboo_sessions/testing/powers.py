@@ -19,6 +19,7 @@ from bamboo_sessions.storages.protocol import (
     has_locks,
     has_plain_reads,
     has_search,
+    has_telling_heads,
     has_usage_log,
     has_usage_reads,
     keeps_records,
@@ -153,7 +154,10 @@ class ListingContract:
             repo.save(talk(name, "word"))
         desk.harness.damage(desk.storage, desk.place, "broken")
         assert {item.id for item in desk.repository(desk.storage).list().items} - {"broken"} == {"a", "z"}
-
+        if has_telling_heads(desk.storage):
+            told: list[str] = []
+            listed = [head["id"] for head, _ in desk.storage.heads_telling(lambda session_id, _why: told.append(session_id))]
+            assert sorted([*listed, *told]) == ["a", "broken", "z"], "each is listed or told of"
 
     def test_a_list_is_filtered_and_sorted(self, desk: Desk) -> None:
         """Each filter takes those that have what is asked for, and no other; each order is one of times that the list shows."""
@@ -256,9 +260,9 @@ class UsageContract:
             assert desk.storage.load_session(name) is None
 
     def test_usage_that_is_not_one_line_of_json_is_refused(self, desk: Desk) -> None:
-        """InvalidValue: a line break would forge a second record."""
+        """InvalidValue: a line break would forge a second record, and what is no UTF-8 or a lone surrogate is no text."""
         desk.repository(desk.storage).save(talk("one", "word"))
-        for bad in (b"no json", b'{"a":1}\n{"b":2}', b'{"a":\n1}', b"", b'{"a":1}\r'):
+        for bad in (b"no json", b'{"a":1}\n{"b":2}', b'{"a":\n1}', b"", b'{"a":1}\r', b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"'):
             with pytest.raises(InvalidValue):
                 self._log(desk).append_usage("one", bad)
 

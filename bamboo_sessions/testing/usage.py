@@ -45,7 +45,7 @@ class UsageReadsContract:
     def test_usage_that_is_added_is_one_line_of_json_each(self, desk: Desk) -> None:
         """InvalidValue, and none of the bundle is there."""
         log, birth = _log(desk), _made(desk, "one")
-        for bad in (b"no json", b'{"a":1}\n{"b":2}', b""):
+        for bad in (b"no json", b'{"a":1}\n{"b":2}', b"", b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"'):
             with pytest.raises(InvalidValue):
                 log.add_usage("one", birth, [b'{"n":0}', bad], 0)
         assert list(log.read_usage("one", birth)) == []

@@ -18,9 +18,11 @@ from bamboo_sessions.storages.memory import MemoryStorage
 from bamboo_sessions.storages.protocol import Record, keeps_records
 
 CALLS: Final = frozenset({
-    "add_usage", "alone", "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "is_current", "load_session",
+    "add_usage", "alone", "append_usage", "commit", "delete_record", "delete_session", "exists", "expired", "heads", "heads_telling", "is_current", "load_session",
     "lock", "page", "purge_record", "read", "read_held", "read_plain", "read_usage", "save_session", "search", "time_left", "touch", "was_deleted", "was_expired"})
 """The methods of a storage that do something."""
+
+_SAID: Final = {"read_held": "read", "read_plain": "read", "heads_telling": "heads"}  # several doors to one thing
 
 # The wrapper finds its methods in what it wraps, which no type checker can follow; it may pass where a storage passes.
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Wrapping(_Face):
         if name.startswith("__") or name == "inner":  # also before __init__: copy and pickle ask an empty object
             raise AttributeError(name)
         found = getattr(self.inner, name)
-        said = "read" if name in ("read_held", "read_plain") else name  # three doors to one thing
+        said = _SAID.get(name, name)
         return partial(self._call, said, found) if name in CALLS else found
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> Any:

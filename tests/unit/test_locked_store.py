@@ -191,7 +191,7 @@ def test_usage_records(clock):
     store.append_token_usage_record("s", '{"a":1}')
     store.append_token_usage_record("s", b'{"a":2}\n')
     assert store.storage._kept["s"].usage == [b'{"a":1}', b'{"a":2}']
-    for bad in ("", "{", '{"a":1}\n{"a":2}', "{}\r{}"):
+    for bad in ("", "{", '{"a":1}\n{"a":2}', "{}\r{}", '"\ud800"', '"\\ud800"', b'"\xed\xa0\x80"', b'"\xff"'):
         with pytest.raises(InvalidValue):
             store.append_token_usage_record("s", bad)
     with pytest.raises(StorageUnavailable):

@@ -665,7 +665,7 @@ def test_usage_records_go_to_a_storage_that_keeps_them(tmp_path, clock):
         repo.persistence.append_token_usage_record("s", b'{"tokens":2}\n')
         lines = [line for path in tmp_path.rglob("usage.jsonl") for line in path.read_text().splitlines()]
         assert lines == ['{"tokens":1}', '{"tokens":2}']
-        for bad in ("not json", '{"a":1}\n{"b":2}'):
+        for bad in ("not json", '{"a":1}\n{"b":2}', '{"a":"\ud800"}', b'{"a":"\xed\xa0\x80"}'):
             with pytest.raises(InvalidValue):
                 repo.append_token_usage_record("s", bad)
         with pytest.raises(SessionNotFound):

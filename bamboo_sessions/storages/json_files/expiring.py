@@ -18,11 +18,11 @@ from bamboo_sessions.storages.json_files import snapshot
 from bamboo_sessions.storages.json_files.activity import Activity
 from bamboo_sessions.storages.json_files.graves import Graves
 from bamboo_sessions.storages.json_files.layout import Place
-from bamboo_sessions.storages.json_files.listing import Listing
+from bamboo_sessions.storages.json_files.listing import Listing, passed_over
 from bamboo_sessions.storages.json_files.locking import Locking
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.writer import Writer
-from bamboo_sessions.storages.protocol import Head
+from bamboo_sessions.storages.protocol import Head, LeftOut
 
 _log = structlog.get_logger(__name__)
 
@@ -47,11 +47,15 @@ class Expiring(Locking):
     def heads(self) -> Iterator[tuple[Head, int]]:
         return self._heads(expired=False)
 
-    def _heads(self, *, expired: bool) -> Iterator[tuple[Head, int]]:
+    def heads_telling(self, left_out: LeftOut) -> Iterator[tuple[Head, int]]:
+        """See `TellingHeads`."""
+        return self._heads(left_out, expired=False)
+
+    def _heads(self, left_out: LeftOut = passed_over, *, expired: bool) -> Iterator[tuple[Head, int]]:
         """Of the sessions whose time has run out, or of the others."""
         activity = self._activity
         try:
-            for head, count in self._listing.heads():
+            for head, count in self._listing.heads(left_out):
                 if (activity is not None and activity.has_expired(self._place(head["id"]), head)) is expired:
                     yield head, count
         except OSError as error:

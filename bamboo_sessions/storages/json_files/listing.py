@@ -19,10 +19,10 @@ import structlog
 from bamboo_sessions._files import Files
 from bamboo_sessions._json import loads
 from bamboo_sessions.errors import StorageError
-from bamboo_sessions.storages.json_files.layout import Layout, Place, journal_in, snapshot_in
+from bamboo_sessions.storages.json_files.layout import Layout, Place, decode_id, journal_in, snapshot_in
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.stamp import Stamp, still
-from bamboo_sessions.storages.protocol import Head
+from bamboo_sessions.storages.protocol import Head, LeftOut
 
 KEPT: Final = 200_000
 SHARDS: Final = 256
@@ -45,14 +45,14 @@ class Listing:
         self._files, self._layout, self._reader = files, layout, reader
         self._kept: dict[str, dict[str, _Kept]] = {}  # by shard, then by name
 
-    def heads(self) -> Iterator[tuple[Head, int]]:
+    def heads(self, left_out: LeftOut) -> Iterator[tuple[Head, int]]:
         """Only a store that cannot be listed raises; a session that cannot be read is logged and left out."""
         for shard in sorted(self._files.listdir(self._layout.sessions)):
             folder = os.path.join(self._layout.sessions, shard)
             names = self._names(folder)
             kept = self._of_those(shard, names)
             for name in names:
-                found = self._one(kept, folder, name)
+                found = self._one(kept, folder, name, left_out)
                 if found is not None:
                     yield found
 
@@ -73,7 +73,7 @@ class Listing:
         except FileNotFoundError:
             return []
 
-    def _one(self, kept: dict[str, _Kept], shard: str, name: str) -> tuple[Head, int] | None:
+    def _one(self, kept: dict[str, _Kept], shard: str, name: str, left_out: LeftOut) -> tuple[Head, int] | None:
         known = kept.get(name)
         try:
             if known is not None and known.stamp.trusted and still(known.stamp, self._files.stat(known.stamp.path)):
@@ -82,7 +82,9 @@ class Listing:
         except FileNotFoundError:
             listed = None
         except (Damaged, StorageError, OSError) as error:
-            _log.warning("session left out of the listing", path=os.path.join(shard, name), error=str(error))
+            path = os.path.join(shard, name)
+            _log.warning("session left out of the listing", path=path, error=str(error))
+            left_out(decode_id(name) or path, str(error))
             listed = None
         if listed is None:
             kept.pop(name, None)
@@ -96,3 +98,7 @@ class Listing:
 def _place(folder: str) -> Place:
     """A session known by its folder alone; which id it has, its head tells."""
     return Place("", 0, os.path.dirname(folder), folder, snapshot_in(folder), journal_in(folder))
+
+
+def passed_over(_session_id: str, _why: str) -> None:
+    """What a list does about a session that it leaves out, once that is logged."""

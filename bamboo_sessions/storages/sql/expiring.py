@@ -14,7 +14,7 @@ import structlog
 from bamboo_sessions._json import loads
 from bamboo_sessions.errors import SessionNotFound
 from bamboo_sessions.storages.expiry import later_ttl, left_of
-from bamboo_sessions.storages.protocol import Head
+from bamboo_sessions.storages.protocol import Head, LeftOut
 from bamboo_sessions.storages.sql.base import Tables
 from bamboo_sessions.storages.sql.statements import Statement
 
@@ -35,23 +35,18 @@ class Expiring(Tables):
 
     def heads(self) -> Iterator[tuple[Head, int]]:
         """See `RecordStorage`; read in pages, so that no long reading holds anything up."""
-        for session_id, text, count in self._shown_rows():
+        return self.heads_telling(_passed_over)
+
+    def heads_telling(self, left_out: LeftOut) -> Iterator[tuple[Head, int]]:
+        """See `TellingHeads`."""
+        ask = self._open.statements.heads if self._ttl is None else self._open.statements.heads_since
+        for session_id, text, count in self._pages(ask):
             head, why = _head_of(session_id, text)
-            if head is None:
-                _log.warning("session left out of a list", session_id=session_id, error=why)
-            else:
+            if head is not None:
                 yield head, count
-
-    def unlisted(self) -> Iterator[tuple[str, str]]:
-        """See `Unlisted`."""
-        for session_id, text, _ in self._shown_rows():
-            head, why = _head_of(session_id, text)
-            if head is None:
-                yield session_id, f"{self._open.where}#bamboo_session: {why}"
-
-    def _shown_rows(self) -> Iterator[Any]:
-        """(id, head as text, number of messages) of whatever has time left."""
-        return self._pages(self._open.statements.heads if self._ttl is None else self._open.statements.heads_since)
+            else:
+                _log.warning("session left out of a list", session_id=session_id, error=why)
+                left_out(session_id, f"{self._open.where}#bamboo_session: {why}")
 
     def _pages(self, ask: Statement) -> Iterator[Any]:
         """The rows of a statement that goes by the id, each at most once."""
@@ -128,6 +123,10 @@ class Expiring(Tables):
         values = {**self._key(session_id), **({} if birth is None else {"k_birth": birth})}
         row = self._asked("look for", session_id, lambda cursor: ask.row(cursor, values))
         return row is not None and bool(row[1])
+
+
+def _passed_over(_session_id: str, _why: str) -> None:
+    """One that is damaged hides no other."""
 
 
 def _head_of(session_id: str, text: str) -> tuple[Head | None, str]:
