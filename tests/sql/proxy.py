@@ -33,7 +33,7 @@ class FaultProxy:
         self.url = there.render_as_string(hide_password=False)
         self.fault = None
         self.delay = 0.05
-        self.skip = 0  # so many replies are let through before a fault of replies
+        self.skip = 0  # so many are let through before a fault that strikes once: replies, or for "reset" requests
         self.met = 0
         self.forwarded_late = 0
         self._open = set()
@@ -98,7 +98,7 @@ class FaultProxy:
             fault = self.fault
             if fault not in names:
                 return None
-            if fault in ("lose reply", "torn reply") and self.skip:
+            if fault in ONCE and self.skip:
                 self.skip -= 1
                 return None
             self.met += 1

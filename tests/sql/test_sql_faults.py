@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from contextlib import ExitStack
 
 import psycopg
 import pytest
+from sqlalchemy import create_engine
 
 from bamboo_sessions import (
     LockedSessionStore,
@@ -93,7 +95,8 @@ def test_a_commit_that_was_applied_and_deleted_before_its_answer_was_missed(thro
 
 def test_an_outcome_that_cannot_be_learnt_is_said_to_be_unknown(through, direct, proxy):
     """The answer lost, then nobody there: StorageUnavailable, unknown; a later save finds its operation id."""
-    commit = first("s", "a")
+    through.commit(first("s", "a"))
+    commit = later("s", 2, 1, "b")
     inner = through._commit
 
     def lose(commit):
@@ -164,9 +167,10 @@ def test_a_black_hole_is_waited_for_no_longer_than_told(through, proxy, monkeypa
 
 @pytest.mark.parametrize("fault", ["reset", "lose reply", "torn reply"])
 def test_a_deletion_whose_connection_breaks(through, direct, proxy, fault):
-    """Unknown; asked again it says what is so. It is never repeated here: a new session may stand there by then."""
+    """Unknown, once more than BEGIN was sent; asked again it says what is so. It is never repeated here: a new session may
+    stand there by then."""
     through.commit(first("s", "a"))
-    proxy.fault = fault
+    proxy.skip, proxy.fault = 1, fault
     with pytest.raises(StorageUnavailable) as caught:
         through.delete_record("s")
     assert caught.value.outcome == "unknown"
@@ -262,6 +266,63 @@ def test_a_commit_that_arrives_after_it_was_given_up_is_not_applied_twice(throug
     assert Page().as_seen(direct.read("s")) == written(*commits)
 
 
+# -- connections that broke while nobody used them ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stale(request):
+    """A storage with three connections in its pool, each of which the server has ended."""
+    storage = SqlStorage(servers.database(), namespace=request.node.name[:120], pool_size=4)
+    storage.commit(first("s", "a"))
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(storage._open.cursor("test"))
+    end_connections()
+    yield storage
+    storage.close()
+
+
+def end_connections(those="application_name = 'bamboo_sessions'"):
+    """An administrator's, as at a restart of the server; returns when they have ended."""
+    with psycopg.connect(servers.database(), autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                      f"WHERE datname = current_database() AND pid <> pg_backend_pid() AND {those}")
+
+
+@pytest.mark.parametrize("change", ["append_usage", "touch", "delete_record", "alone"])
+def test_a_change_that_did_not_get_beyond_its_beginning_is_begun_anew(stale, change):
+    """After a restart of the server: nothing but BEGIN was sent, so to repeat it is safe, and to say "unknown" is not so."""
+    if change == "alone":
+        with stale.alone("s"):
+            pass
+        return
+    getattr(stale, change)("s", *([b"1"] if change == "append_usage" else []))
+
+
+def test_a_change_that_cannot_even_begin_is_not_applied(through, proxy, monkeypatch):
+    """Broken at BEGIN, and again over a new connection: that much is known."""
+    through.commit(first("s", "a"))
+    monkeypatch.setattr(through._database.statements, "begin_writing", "SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(StorageUnavailable) as caught:
+        through.delete_record("s")
+    assert caught.value.outcome == "not applied"
+
+
+@pytest.mark.parametrize("broken", [1, 3])
+def test_an_engine_whose_connections_broke_before_it_was_given(request, broken):
+    """Its owner used it before a restart of the server: the storage opens, and what broke is closed on the way."""
+    engine = create_engine(read_url(servers.database()), connect_args={"application_name": "somebody"}, pool_size=4)
+    with ExitStack() as stack:
+        for _ in range(broken):
+            stack.enter_context(engine.connect()).exec_driver_sql("SELECT 1")
+    end_connections("application_name = 'somebody'")
+    storage = SqlStorage(engine, namespace=request.node.name)
+    storage.commit(first("s", "a"))
+    assert Page().as_seen(storage.read("s")) == written(first("s", "a"))
+    storage.close()
+    engine.dispose()
+
+
 # -- a server that only reads --------------------------------------------------------------------------------------------
 
 
@@ -331,9 +392,9 @@ def test_writers_lose_nothing_while_connections_break(through, proxy):
 
     def write(number):
         for turn in range(12):
-            session = repos[number].load_or_create("s")
+            session = patiently(lambda: repos[number].load_or_create("s"))
             session.add_message(Message.user(f"{number}-{turn}"))
-            saved(repos[number], session)
+            patiently(lambda: repos[number].save(session))  # noqa: B023 - called at once
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     troubling = threading.Thread(target=trouble)
@@ -348,11 +409,11 @@ def test_writers_lose_nothing_while_connections_break(through, proxy):
     assert proxy.met > 3
 
 
-def saved(repo, session):
-    """As a careful caller does: again, where the outcome is not known."""
+def patiently(act):
+    """As a careful caller does: again, where the outcome is not known; also where two connections broke in a row."""
     for _ in range(50):
         try:
-            return repo.save(session)
+            return act()
         except (StorageUnavailable, RevisionConflict):
             continue
     raise AssertionError("fifty times in a row")

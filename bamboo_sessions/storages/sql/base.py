@@ -17,10 +17,12 @@ from bamboo_sessions.clock import Clock
 from bamboo_sessions.errors import InvalidValue, StorageUnavailable
 from bamboo_sessions.ids import new_birth
 from bamboo_sessions.storages.records import RecordBacked
-from bamboo_sessions.storages.sql.database import ConnectionLost, Database, acquire, read_url, release
+from bamboo_sessions.storages.sql.database import Database, acquire, release
+from bamboo_sessions.storages.sql.failures import ConnectionLost
 from bamboo_sessions.storages.sql.settings import Durability
 from bamboo_sessions.storages.sql.statements import Cursor
 from bamboo_sessions.storages.sql.upgrading import prepare
+from bamboo_sessions.storages.sql.urls import read_url
 
 _NAMESPACE: Final = 128
 _TICK: Final = timedelta(microseconds=1)
@@ -107,7 +109,9 @@ def _whose(where: str | URL | Engine, namespace: str) -> tuple[str | URL | Engin
         where = url.difference_update_query(["namespace"])
         if in_url is not None and namespace:
             raise InvalidValue("namespace", "given in the URL and beside it")
-        namespace = namespace or (in_url if isinstance(in_url, str) else "".join(in_url or ""))
+        if not isinstance(in_url, str | None):
+            raise InvalidValue("namespace", "given twice in the URL")
+        namespace = namespace or in_url or ""
     if len(namespace.encode("utf-8", "surrogatepass")) > _NAMESPACE or "\0" in namespace or not _is_text(namespace):
         raise InvalidValue("namespace", f"at most {_NAMESPACE} bytes of UTF-8 without NUL, not {ascii(namespace)[:40]}")
     return where, namespace

@@ -11,23 +11,25 @@ is sure not to have been applied.
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 from weakref import WeakSet
 
 import attrs
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection, QueuePool
 
 from bamboo_sessions.clock import real_monotonic
 from bamboo_sessions.errors import InvalidValue, SessionError, StorageUnavailable
-from bamboo_sessions.storages.sql.settings import SETTINGS, Durability, Settings
+from bamboo_sessions.storages.sql.failures import ConnectionLost, ReadOnlyServer, said
+from bamboo_sessions.storages.sql.settings import SETTINGS, Durability, Loan, Settings
 from bamboo_sessions.storages.sql.statements import Cursor, statements_for
+from bamboo_sessions.storages.sql.turns import Turn, Turns
+from bamboo_sessions.storages.sql.urls import read_url, refusal, shown
 from bamboo_sessions.storages.sql.using import Alone, Change, Own, Use
 
 POOL_SIZE: Final = 8
@@ -37,12 +39,23 @@ WAIT: Final = 30.0
 _SINCE: Final = "bamboo_sessions since"
 
 
-class ConnectionLost(StorageUnavailable):
-    """The connection broke, or gave no answer in time; what was under way may have been carried out."""
+class Lent:
+    """Keeps what belongs to somebody else from going back with what was set on it here.
 
+    An interrupt may drop a connection instead of giving it back. Its pool would take it, and then its owner's rollback, on
+    a connection in autocommit, would be none.
+    """
 
-class ReadOnlyServer(StorageUnavailable):
-    """The server takes no changes: a replica that nobody promoted, or one that was the primary. Nothing was applied."""
+    __slots__ = ("connection", "loan", "mode")
+
+    def __init__(self, connection: PoolProxiedConnection) -> None:
+        self.connection, self.loan = connection, Loan()
+        self.mode: object = None
+
+    def __del__(self) -> None:
+        connection: PoolProxiedConnection | None = getattr(self, "connection", None)  # it may have been dropped before it was made
+        if connection is not None and connection.dbapi_connection is not None:
+            connection.invalidate()
 
 
 @attrs.frozen(slots=True)
@@ -51,6 +64,8 @@ class Line:
 
     connection: PoolProxiedConnection
     cursor: Cursor
+    lent: Lent | None = None
+    """Where the pool is somebody else's."""
 
 
 class Database:
@@ -58,13 +73,13 @@ class Database:
 
     def __init__(self, engine: Engine, settings: Settings, *, owned: bool) -> None:
         self.engine, self.settings, self._owned = engine, settings, owned
-        self.where = engine.url.render_as_string(hide_password=True)
+        self.where = shown(engine.url)
         self.statements = statements_for(engine.dialect)
         self.users = 0
         self._error: type[BaseException] = engine.dialect.loaded_dbapi.Error
         self._trusted_since = 0.0
         self._warm: deque[Line] = deque()  # at most one; its operations are atomic
-        self._writing = threading.Lock()  # guards the one writer of SQLite: threads of one process queue here, not by polling
+        self._turns = Turns()  # of the one writer of SQLite: threads of one process queue here, not by polling
         self.own = Own()
         _alive.add(self)
 
@@ -73,7 +88,7 @@ class Database:
         _inherited.extend([self.engine.pool, self._warm])
         self._warm = deque()
         self.engine.dispose(close=False)
-        self._writing, self.own = threading.Lock(), Own()
+        self._turns, self.own = Turns(), Own()
 
     def cursor(self, action: str, session_id: str | None = None) -> Use:
         """`with` a cursor: see `Use`."""
@@ -99,14 +114,65 @@ class Database:
     def _line(self) -> Line:
         with suppress(IndexError):
             return self._warm.pop()
-        connection = self.engine.raw_connection()
+        if not self._owned:
+            return self._borrowed()
+        connection = self._trusted()
+        return Line(connection, cast("Cursor", connection.cursor()))
+
+    def _trusted(self) -> PoolProxiedConnection:
+        """From the pool. What was made before others broke is closed on the way."""
+        connection = self._raw()
         while connection.info.get(_SINCE, self._trusted_since) < self._trusted_since:
             connection.invalidate()
             connection.close()
-            connection = self.engine.raw_connection()
-        if not self._owned and connection.dbapi_connection is not None:
-            self.engine.dialect.set_isolation_level(connection.dbapi_connection, "AUTOCOMMIT")
-        return Line(connection, cast("Cursor", connection.cursor()))
+            connection = self._raw()
+        return connection
+
+    def _raw(self) -> PoolProxiedConnection:
+        try:
+            return self.engine.raw_connection()
+        except TypeError as error:  # it asks the server who it is, and where the client's encoding is SQL_ASCII gets bytes
+            raise InvalidValue("engine", f"SQLAlchemy itself cannot connect with what it was given: {error}") from error
+
+    def _borrowed(self) -> Line:
+        """From somebody's own pool. What broke in there while nobody used it is closed, and the next one taken: as long as
+        it is being prepared, nothing that counts was sent over it."""
+        pool = self.engine.pool
+        idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
+        while True:
+            lent = Lent(self._trusted())
+            try:
+                self._prepare(lent)
+                return Line(lent.connection, cast("Cursor", lent.connection.cursor()), lent)
+            except InvalidValue:
+                lent.connection.close()
+                raise
+            except self._error as error:
+                lost = self.settings.is_lost(error, lent.connection.dbapi_connection)
+                lent.connection.invalidate()
+                if not lost or idle == 0:
+                    raise
+            idle -= 1
+
+    def _prepare(self, lent: Lent) -> None:
+        """Each storage for itself, and only while it uses the connection: neither the engine's owner nor a storage of another
+        durability beside this one is to get what was set here. What that is, is found out once for a connection."""
+        connection, info = cast("Any", lent.connection.dbapi_connection), lent.connection.info
+        lent.mode = self.settings.lend(connection)
+        key = f"bamboo_sessions {self.settings.durability}"
+        if key not in info:
+            info.setdefault(_SINCE, real_monotonic())
+            info[key] = self.settings.settle(connection, self.where)
+        lent.loan = info[key]
+        if lent.loan.taken:
+            connection.execute(lent.loan.taken)
+
+    def _put_back(self, lent: Lent) -> None:
+        connection = cast("Any", lent.connection.dbapi_connection)
+        connection.rollback()  # in a transaction nothing of this can be changed
+        if lent.loan.returned:
+            connection.execute(lent.loan.returned)
+        self.settings.take_back(connection, lent.mode)
 
     def keep(self, line: Line) -> None:
         """For the next one, with its cursor: to give it back to the pool and to ask for it again costs more than a read.
@@ -122,13 +188,35 @@ class Database:
 
     def give_back(self, line: Line, *, fit: bool) -> None:
         """To the pool, which rolls back what is open; one that is not fit for that is closed."""
-        with suppress(self._error):
-            if not fit:
-                line.connection.invalidate()
-            elif not self._owned and line.connection.dbapi_connection is not None:
-                line.connection.rollback()  # in a transaction the level cannot be changed
-                self.engine.dialect.reset_isolation_level(line.connection.dbapi_connection)
+        try:
+            if fit and line.lent is not None:
+                self._put_back(line.lent)
+        except self._error:
+            fit = False
+        if not fit:
+            self._end(line)
         line.connection.close()
+
+    def _end(self, line: Line) -> None:
+        """Close it, and its statement first: a traceback may refer to the cursor for long, and a connection of SQLite's that
+        is closed while a statement of its lives on keeps its transaction, and with it everybody's lock."""
+        with suppress(self._error):
+            line.cursor.close()
+        with suppress(self._error):
+            line.connection.invalidate()
+
+    @contextmanager
+    def connected(self, action: str) -> Iterator[Connection]:
+        """A connection of SQLAlchemy's, in autocommit: for what is done once in a store's life."""
+        line = self.take(action, None)
+        try:
+            connection = Connection(self.engine, line.connection)
+            yield connection
+            connection.rollback()  # of its own idea of a transaction
+        except BaseException as error:
+            self.give_back(line, fit=isinstance(error, SessionError))
+            raise
+        self.give_back(line, fit=True)
 
     def is_foreign(self, error: BaseException) -> bool:
         """Whether it is the driver's."""
@@ -148,10 +236,10 @@ class Database:
         if not self.is_foreign(error):
             return
         if lost:
-            raise ConnectionLost(action, session_id=session_id, reason=_said(error)) from error
+            raise ConnectionLost(action, session_id=session_id, reason=said(error)) from error
         if self.settings.is_read_only(error):
             self.start_anew()  # whoever is asked next may be sent to the primary
-            reason = f"the server takes no changes, it is a replica ({_said(error)})"
+            reason = f"the server takes no changes, it is a replica ({said(error)})"
             raise ReadOnlyServer(action, session_id=session_id, path=self.where, reason=reason) from error
         raise self._unavailable(action, session_id, error) from error
 
@@ -159,19 +247,18 @@ class Database:
         """An error of COMMIT itself, which may have been carried out for all that."""
         if not self.is_foreign(error) or self.is_lost(error, None):
             return error
-        undecided = StorageUnavailable(action, session_id=session_id, outcome="unknown", reason=_said(error))
+        undecided = StorageUnavailable(action, session_id=session_id, outcome="unknown", reason=said(error))
         undecided.__cause__ = error
         return undecided
 
-    def queue(self, action: str, session_id: str | None) -> None:
-        """Wait for the only writer's place, where the database has just one."""
-        if self.settings.one_writer and not self._writing.acquire(timeout=WAIT):
+    def queue(self, action: str, session_id: str | None) -> Turn | None:
+        """Wait for the only writer's turn, where the database has just one: it is over when nobody refers to it any more."""
+        if not self.settings.one_writer:
+            return None
+        turn = self._turns.take(WAIT)
+        if turn is None:
             raise StorageUnavailable(action, session_id=session_id, reason=f"another thread writes since {WAIT:g} s")
-
-    def leave(self) -> None:
-        """Make room for the next writer."""
-        if self.settings.one_writer:
-            self._writing.release()
+        return turn
 
     # -- what becomes of the pool
 
@@ -196,13 +283,7 @@ class Database:
                 self.give_back(self._warm.pop(), fit=False)
 
     def _unavailable(self, action: str, session_id: str | None, error: BaseException) -> StorageUnavailable:
-        return StorageUnavailable(action, session_id=session_id, path=self.where, reason=_said(error))
-
-
-def _said(error: BaseException) -> str:
-    """The driver's own words; SQLAlchemy adds links and statements to them."""
-    said = getattr(error, "orig", None) or error
-    return f"{type(said).__name__}: {str(said).strip()}"
+        return StorageUnavailable(action, session_id=session_id, path=self.where, reason=said(error))
 
 
 # -- one for a URL -------------------------------------------------------------------------------------------------
@@ -222,37 +303,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-_SEVERAL: Final = re.compile(r"(postgres[^:/?#]*://(?:[^@/?#]*@)?)([^@/?#]*,[^@/?#]*)(/[^?#]*)?(?:\?(.*))?", re.DOTALL)
-
-
-def _plain(where: str) -> str:
-    """Several hosts stand in libpq's URLs side by side, and in SQLAlchemy's behind the question mark."""
-    if found := _SEVERAL.fullmatch(where):
-        begin, hosts, rest, query = found.groups()
-        said = "&".join([*(f"host={host}" for host in hosts.split(",")), *([query] if query else [])])
-        where = f"{begin}{rest or '/'}?{said}"
-    return "postgresql" + where[len("postgres"):] if where.startswith("postgres://") else where
-
-
-def read_url(where: str | URL) -> URL:
-    """The URL with the driver that is used here; raises `InvalidValue` for a database that is not tried."""
-    try:
-        url = make_url(_plain(where) if isinstance(where, str) else where)
-    except (ArgumentError, ValueError) as error:
-        raise InvalidValue("storage URL", "not one that SQLAlchemy understands") from error  # which may hold a password
-    name = SETTINGS.get(url.drivername)
-    if name is None:
-        raise InvalidValue("storage URL", _refusal(url.drivername))
-    return name.checked(url.set(drivername=name.driver))
-
-
-def _refusal(driver: str) -> str:
-    if driver.partition("+")[0] in ("mariadb", "mysql"):
-        return (f"{driver}:// cannot keep sessions: they would be cut off at the server's max_allowed_packet (see the how-to about "
-                "databases); use postgresql://… or sqlite:///…")
-    return f"{driver}:// is not tried; there are {', '.join(sorted(SETTINGS))}"
 
 
 def acquire(where: str | URL | Engine, pool_size: int = POOL_SIZE, durability: Durability = "full") -> Database:
@@ -287,34 +337,40 @@ def _opened(url: URL, pool_size: int, durability: Durability) -> Database:
                                pool_use_lifo=True, connect_args=settings.arguments(url, WAIT))
     except ImportError as error:
         raise ImportError(f"{url.drivername} needs {error.name}: {settings.install}", name=error.name) from error
-    _prepare(engine, settings)
+    except (TypeError, ValueError) as error:  # what stands behind the question mark is converted for the driver
+        raise InvalidValue("storage URL", f"what it says behind the question mark cannot be: {error}") from error
+    _settle_each(engine, settings)
     return Database(engine, settings, owned=True)
 
 
-def _around(engine: Engine, durability: Durability) -> Database:
-    """Somebody's own engine: its pool, its size, its credentials. The settings that durability needs are added to its
-    connections; autocommit is theirs only while they are in use here."""
-    settings_class = SETTINGS.get(engine.url.drivername)
-    if settings_class is None:
-        raise InvalidValue("engine", _refusal(engine.url.drivername))
-    settings = settings_class(durability)
-    _prepare(engine, settings)
-    engine.dispose()  # connections that were made before know nothing of this
-    database = Database(engine, settings, owned=False)
-    database.users = 1
-    return database
-
-
-def _prepare(engine: Engine, settings: Settings) -> None:
-    where = engine.url.render_as_string(hide_password=True)
+def _settle_each(engine: Engine, settings: Settings) -> None:
+    """Once for each connection of an engine that nobody else has."""
+    where = shown(engine.url)
 
     @event.listens_for(engine, "connect")
     def settle(connection: Any, record: ConnectionPoolEntry) -> None:
         record.info[_SINCE] = real_monotonic()
         engine.dialect.set_isolation_level(connection, "AUTOCOMMIT")  # what is set in a transaction goes with it
-        settings.settle(connection, where)
-        engine.dialect.reset_isolation_level(connection)
+        loan = settings.settle(connection, where)
+        if loan.taken:
+            connection.execute(loan.taken)
 
-    connect: Callable[..., Any] | None = settings.connect
+    connect = settings.connect
     if connect is not None:
         event.listen(engine, "do_connect", lambda _dialect, _record, args, options: connect(*args, **options))
+
+
+def _around(engine: Engine, durability: Durability) -> Database:
+    """Somebody's own engine: its pool, its size, its credentials. Nothing is left on it, and nothing in it is closed."""
+    driver = f"{engine.dialect.name}+{engine.dialect.driver}"  # "postgresql://" alone may be another one
+    settings_class = SETTINGS.get(driver)
+    if settings_class is None:
+        raise InvalidValue("engine", refusal(driver))
+    if engine.dialect.is_async:
+        raise InvalidValue("engine", "it is an asynchronous one; create_engine makes one for threads")
+    if not isinstance(engine.pool, QueuePool | NullPool):
+        raise InvalidValue("engine", f"{type(engine.pool).__name__} may give one connection to two at once, who would commit what "
+                           "the other one has not finished; QueuePool and NullPool do not, and SQLite needs a file for them")
+    database = Database(engine, settings_class(durability), owned=False)
+    database.users = 1
+    return database

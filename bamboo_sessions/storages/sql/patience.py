@@ -42,3 +42,16 @@ class PatientConnection(psycopg.Connection[Any]):
         except StopIteration as ended:
             answer: Answer = ended.value
             return answer
+
+
+def lend_patience(connection: psycopg.Connection[Any]) -> None:
+    """To a connection of somebody else's, for as long as it is used here: its owner may ask what takes longer. It becomes
+    one of these, because psycopg asks the class and an object in front of it would cost something at each statement."""
+    if type(connection) is psycopg.Connection:
+        connection.__class__ = PatientConnection
+
+
+def take_patience_back(connection: psycopg.Connection[Any]) -> None:
+    """The reverse."""
+    if type(connection) is PatientConnection:
+        connection.__class__ = psycopg.Connection  # type: ignore[assignment] # which it was, with nothing but what that has

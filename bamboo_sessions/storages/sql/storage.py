@@ -21,7 +21,8 @@ from bamboo_sessions.codec import check_usage, patch_json
 from bamboo_sessions.errors import CorruptSession, RevisionConflict, SessionNotFound, StorageUnavailable
 from bamboo_sessions.storages.expiry import checked_ttl
 from bamboo_sessions.storages.protocol import UNCHANGED, Commit, Delta, Head, Record, Stamp, Unchanged
-from bamboo_sessions.storages.sql.database import POOL_SIZE, ConnectionLost, ReadOnlyServer
+from bamboo_sessions.storages.sql.database import POOL_SIZE
+from bamboo_sessions.storages.sql.failures import ConnectionLost, ReadOnlyServer
 from bamboo_sessions.storages.sql.searching import Searching
 from bamboo_sessions.storages.sql.settings import Durability
 from bamboo_sessions.storages.sql.states import (
@@ -61,7 +62,7 @@ class SqlStorage(Searching):
     shared by all that this process opens with one URL.
 
     Raises `StorageUnavailable` where there is no database, or none of these tables in it; `UnsupportedFormat` where a newer
-    version made them; `InvalidValue` for a URL or a namespace that cannot be.
+    version made them; `InvalidValue` for a URL, an engine or a namespace that cannot be.
     """
 
     def __init__(self, url_or_engine: str | URL | Engine, *, namespace: str = "", create: bool | None = None,

@@ -18,10 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bamboo_sessions.errors import StorageUnavailable, UnsupportedFormat
 from bamboo_sessions.storages.sql.database import Database, acquire, release
+from bamboo_sessions.storages.sql.failures import said
 from bamboo_sessions.storages.sql.schema import VERSION, VERSION_TABLE
 
 _LOCK: Final = 0x62616D626F6F  # "bamboo": among advisory locks, which one database's programs share
 _running = threading.Lock()  # guards what Alembic keeps in a module while it runs: one database of this process at a time
+_ADVICE: Final = "call bamboo_sessions.storages.sql.upgrade(url), or open it with create=True"
 _FOLDER: Final = Path(__file__).parent / "migrations"
 
 
@@ -43,13 +45,14 @@ def prepare(database: Database, *, create: bool) -> None:
     """See that the tables are those of this version; make them so where `create`."""
     if create:
         database.settings.before_tables(database.engine.url)
+    elif not database.settings.is_there(database.engine.url):
+        raise StorageUnavailable("open", path=database.where, reason=f"the database is not there; {_ADVICE}")
     found = _found(database)
     if found == VERSION:
         return
     if not create:
         has = "has no tables of this library" if found is None else f"has tables of version {found}, {VERSION} is needed"
-        raise StorageUnavailable("open", path=database.where, reason=f"the database {has}; call "
-                                 "bamboo_sessions.storages.sql.upgrade(url), or open it with create=True")
+        raise StorageUnavailable("open", path=database.where, reason=f"the database {has}; {_ADVICE}")
     try:
         with _alone(database) as connection:
             found = _version(connection, database)
@@ -61,11 +64,10 @@ def prepare(database: Database, *, create: bool) -> None:
 
 def _found(database: Database) -> int | None:
     try:
-        with _connected(database) as connection:
+        with database.connected("open") as connection:
             return _version(connection, database)
     except SQLAlchemyError as error:
-        said = getattr(error, "orig", None) or error
-        raise StorageUnavailable("open", path=database.where, reason=f"{type(said).__name__}: {said}") from error
+        raise StorageUnavailable("open", path=database.where, reason=said(error)) from error
 
 
 def _version(connection: Connection, database: Database) -> int | None:
@@ -80,14 +82,10 @@ def _version(connection: Connection, database: Database) -> int | None:
     return int(found)
 
 
-def _connected(database: Database) -> Connection:
-    return database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-
-
 @contextmanager
 def _alone(database: Database) -> Iterator[Connection]:
     """A transaction that nobody else has here at the same time, on a connection of its own."""
-    with _connected(database) as connection:
+    with database.connected("upgrade") as connection:
         postgres = database.engine.dialect.name == "postgresql"
         connection.exec_driver_sql("BEGIN" if postgres else "BEGIN IMMEDIATE")
         try:

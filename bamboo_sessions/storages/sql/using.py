@@ -1,7 +1,8 @@
 """Using a connection: for one statement, for a transaction, or for a session that nobody else may commit to meanwhile.
 
 All three are the same few steps (take a line, do something, give it back, say what a failure means), and they are in the
-path of every save: plain objects with two methods, because a generator for each costs as much as a statement.
+path of every save: plain objects with two methods, because a generator for each costs as much as a statement. What they
+hold is given back by being dropped too, for an interrupt may come between any two of these steps.
 
 The last one is for a writer who was overtaken again and again. The row of its session is locked in a transaction that is
 open from the look to the commit: whoever else commits waits. It belongs to the thread, and so do the uses in between.
@@ -13,17 +14,29 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import ref
 
+from bamboo_sessions.errors import StorageUnavailable
+from bamboo_sessions.storages.sql.failures import ConnectionLost
 from bamboo_sessions.storages.sql.statements import Cursor
 
 if TYPE_CHECKING:
     from bamboo_sessions.storages.sql.database import Database, Line
+    from bamboo_sessions.storages.sql.turns import Turn
 
 
 class Own(threading.local):
     """What each thread has in hand."""
 
-    alone: Alone | None = None
+    alone: ref[Alone] | None = None
+    """Only looked at: where an interrupt took the session that was held out of its caller's hands, it is to be let go of."""
+
+    def held(self) -> Alone | None:
+        """What this thread is alone with."""
+        alone = None if self.alone is None else self.alone()
+        if alone is None:
+            self.alone = None
+        return alone
 
 
 class Use:
@@ -37,7 +50,8 @@ class Use:
         self._within: Alone | None = None
 
     def __enter__(self) -> Cursor:
-        self._within = within = self._database.own.alone
+        own = self._database.own
+        self._within = within = None if own.alone is None else own.held()
         self._line = self._database.take(self._action, self._session_id) if within is None else within.line
         return self._line.cursor
 
@@ -58,25 +72,41 @@ class Use:
 class Change(Use):
     """`with` a cursor in a transaction. An error in the body undoes it; one of its commit leaves the outcome unknown."""
 
-    __slots__ = ()
+    __slots__ = ("_turn",)
 
     def __enter__(self) -> Cursor:
         database = self._database
-        alone = database.own.alone
+        self._turn: Turn | None = None
+        alone = None if database.own.alone is None else database.own.held()
         if alone is not None:
             if alone.session_id == self._session_id:
                 return super().__enter__()
             alone.end(fit=True)  # nothing was changed in it yet, and two sessions are never held at once
-        database.queue(self._action, self._session_id)
         try:
-            cursor = super().__enter__()
-            try:
-                cursor.execute(database.statements.begin_writing)
-            except BaseException as error:
-                super().__exit__(type(error), error, None)
-                raise
+            self._turn = database.queue(self._action, self._session_id)
+            return self._begun_anew()
         except BaseException:
-            database.leave()
+            self._turn = None  # a traceback that is kept keeps this object
+            raise
+
+    def _begun_anew(self) -> Cursor:
+        """A transaction; begun once more where the connection turns out to be broken, for BEGIN is all that was sent."""
+        try:
+            return self._begun()
+        except ConnectionLost:
+            self._database.start_anew()
+        try:
+            return self._begun()
+        except ConnectionLost as lost:
+            raise StorageUnavailable(self._action, session_id=self._session_id, path=self._database.where,
+                                     reason=lost.reason) from lost
+
+    def _begun(self) -> Cursor:
+        cursor = super().__enter__()
+        try:
+            cursor.execute(self._database.statements.begin_writing)
+        except BaseException as error:
+            super().__exit__(type(error), error, None)
             raise
         return cursor
 
@@ -87,9 +117,8 @@ class Change(Use):
                 failed = self._committed()
             super().__exit__(None if failed is None else type(failed), failed, trace)
         finally:
-            if within is None:
-                self._database.leave()
-            elif self._database.own.alone is within:
+            self._turn = None
+            if within is not None and self._database.own.held() is within:
                 within.end(fit=True, keep=failed is None)
         if failed is not None and error is None:
             raise failed
@@ -109,6 +138,7 @@ class Alone:
     def __init__(self, database: Database, session_id: str, hold: Callable[[Cursor], object]) -> None:
         self._database, self.session_id, self._hold = database, session_id, hold
         self.line: Line
+        self._turn: Turn | None = None
 
     def __enter__(self) -> Self:
         """A transaction, begun as any other and then kept open."""
@@ -119,8 +149,9 @@ class Alone:
         except BaseException as error:
             change.__exit__(type(error), error, None)
             raise
-        self.line = change._line
-        self._database.own.alone = self
+        holder = change._within or change  # within the same session it is taken over, for this one ends first
+        self.line, self._turn, holder._turn = change._line, holder._turn, None
+        self._database.own.alone = ref(self)
         return self
 
     def end(self, *, fit: bool, keep: bool = False) -> None:
@@ -133,8 +164,8 @@ class Alone:
             else:
                 database.give_back(self.line, fit=fit)
         finally:
-            database.leave()
+            self._turn = None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._database.own.alone is self:
+        if self._database.own.held() is self:
             self.end(fit=True)
