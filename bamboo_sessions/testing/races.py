@@ -18,6 +18,9 @@ from bamboo_sessions.testing.harness import Desk
 from bamboo_sessions.testing.repositories import now
 from bamboo_sessions.testing.samples import talk, texts
 
+A_BREATH: Final = 0.005
+"""Seconds between two saves of a writer without end. Over a storage with neither lock nor room, who never pauses overtakes another
+one for ever; that is another contract's matter (`RoomContract`)."""
 SOME: Final = 20
 """Messages of one writer that goes on until it is told."""
 
@@ -88,6 +91,7 @@ def append_until_told(storage: Any, line: Line, name: str) -> str:
             return "refused"
         if told:
             return "saved after it was deleted"
+        time.sleep(A_BREATH)
 
 
 def say_another(session: Session, name: str, number: int) -> None:
