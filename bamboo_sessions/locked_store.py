@@ -128,16 +128,7 @@ class LockedSessionStore(Expiring):
             if likely is not None:
                 with suppress(RevisionConflict):  # it was not, or there was nothing to commit
                     return self._save_onto(likely, session, entry, hold, guessed=True)
-            for tries in range(_TRIES - 1):
-                try:
-                    with self._room(entry._head.id, tries, hold):
-                        return self._save_held(session, entry, hold)
-                except RevisionConflict:
-                    if hold.at is not None:
-                        raise  # an edit around this save was overtaken: to read again here would hide that
-                    self._stand_back(tries)
-            with self._room(entry._head.id, _TRIES, hold):
-                return self._save_held(session, entry, hold)
+            return self._until_first(entry._head.id, hold, lambda: self._save_held(session, entry, hold))
 
     save_runtime_session = save
 
@@ -172,6 +163,21 @@ class LockedSessionStore(Expiring):
             return was_there and shown
 
     # -- the order of a save -----------------------------------------------------------------------------------------
+
+    def _until_first(self, session_id: str, hold: Hold, attempt: Callable[[], SaveResult]) -> SaveResult:
+        """What an attempt gives, made again where a storage without a lock let somebody else be first. Not within an edit: that
+        was overtaken, and to read again here would hide it."""
+        joined, tries = hold.at is not None, 0
+        while True:
+            try:
+                with self._room(session_id, tries, hold):
+                    return attempt()
+            except RevisionConflict:
+                tries += 1
+                if joined or tries == _TRIES:
+                    raise
+                hold.at = None
+                self._stand_back(tries - 1)
 
     def _stand_back(self, tries: int) -> None:
         """A moment before trying again; jittered, or two that met once would go on meeting, and longer each time: many
@@ -285,18 +291,7 @@ class LockedSessionStore(Expiring):
         `change` ran. An exception in `change` saves nothing.
         """
         with self._holds.hold(check_session_id(session_id)) as hold:
-            joined = hold.at is not None
-            for tries in range(_TRIES - 1):
-                try:
-                    with self._room(session_id, tries, hold):
-                        return self._update_held(session_id, change, hold)
-                except RevisionConflict:
-                    if joined:
-                        raise
-                    hold.at = None
-                    self._stand_back(tries)
-            with self._room(session_id, _TRIES, hold):
-                return self._update_held(session_id, change, hold)
+            return self._until_first(session_id, hold, lambda: self._update_held(session_id, change, hold))
 
     def _update_held(self, session_id: str, change: Callable[[Session], object], hold: Hold) -> SaveResult:
         session = self._newest(session_id, hold)
