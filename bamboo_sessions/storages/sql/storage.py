@@ -190,10 +190,7 @@ class SqlStorage(Searching):
         if known is None and commit.expected is not None:
             return self._overtaken(commit)
         made, head, text = _next(known, commit)
-        try:
-            if not self._written(commit, known, head, self._stored(commit, known, made, head, text)):
-                return self._overtaken(commit)
-        except _Ended:
+        if not self._written(commit, known, head, self._stored(commit, known, made, head, text)):
             return self._overtaken(commit)
         self._meet(commit.session_id, made)
         return made.stamp
@@ -234,26 +231,24 @@ class SqlStorage(Searching):
 
     def _written(self, commit: Commit, known: Known | None, head: Head, values: dict[str, Any]) -> bool:
         """Whether the database held what the commit stands on, and now holds what it made."""
-        change, run, key = commit.change, self._open.statements, self._key(commit.session_id)
+        change, run = commit.change, self._open.statements
         there = 0 if known is None else known.stamp.messages
         keep, lines = min(change.keep, there), [line.decode() for line in change.add]
         rows = rows_of(self.namespace, change, head, keep)
         step = "create" if known is None else "advance" if "v_birth" in values else "go_on"
-        at_once = keep == there and run.goes_at_once
-        given = {**values, "k_keep": keep}
+        values["k_keep"], at_once = keep, keep == there and run.goes_at_once
         if at_once and known is not None and self._open.own.alone is None:
             with self._open.cursor("commit", commit.session_id) as cursor:  # a transaction of its own: one round trip
-                return run.at_once(cursor, given, lines, rows, step=step)
+                return run.at_once(cursor, values, lines, rows, step=step)
         # A first commit stands on nothing, which may be so again after a deletion. In a transaction it does nothing that COMMIT
         # does not follow, whenever it arrives; and a look behind the insert sees the deletion that the insert waited for.
-        with self._open.writing("commit", commit.session_id) as cursor:
-            made = (run.at_once(cursor, given, lines, rows, step=step) if at_once
-                    else run.one_by_one(cursor, given, lines, rows, step=step, cut=keep < there))
-            if not made:
-                return False
-            if commit.anew and run.ended.row(cursor, {**key, "k_birth": head["birth"]}) is not None:
+        with suppress(_Ended), self._open.writing("commit", commit.session_id) as cursor:
+            made = (run.at_once(cursor, values, lines, rows, step=step) if at_once
+                    else run.one_by_one(cursor, values, lines, rows, step=step, cut=keep < there))
+            if made and commit.anew and run.ended.row(cursor, {**values, "k_birth": head["birth"]}) is not None:
                 raise _Ended(commit.session_id, None, None)
-        return True
+            return made
+        return False
 
     def _overtaken(self, commit: Commit) -> Stamp:
         """Somebody was faster, unless it was this commit itself."""
