@@ -10,8 +10,9 @@ that comes next in the target, and messages that the target has already keep the
 
 from __future__ import annotations
 
+import operator
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -104,8 +105,7 @@ def _birth_of(head: Head) -> str:
 
 def _as_there(messages: Sequence[bytes], there: Sequence[bytes]) -> list[bytes]:
     """Such a storage gives its messages new ids with every reading: up to the first that says something else, they are known."""
-    pairs = zip(messages, there, strict=False)
-    known = next((i for i, (a, b) in enumerate(pairs) if not _says_as(a, b)), min(len(messages), len(there)))
+    known = _common(messages, there, _says_as)
     return [*there[:known], *messages[known:]]
 
 
@@ -113,10 +113,10 @@ def _says_as(a: bytes, b: bytes) -> bool:
     return a == b or Message.from_line(a).says_as(Message.from_line(b))
 
 
-def _common(before: Sequence[bytes], after: Sequence[bytes]) -> int:
+def _common(before: Sequence[bytes], after: Sequence[bytes], same: Callable[[bytes, bytes], bool] = operator.eq) -> int:
     """How many messages in front are the same."""
     pairs = zip(before, after, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
+    return next((i for i, (a, b) in enumerate(pairs) if not same(a, b)), min(len(before), len(after)))
 
 
 def _head_change(head: Head, before: Record | None) -> HeadChange:

@@ -299,8 +299,8 @@ def page(sessions: Iterable[tuple[dict[str, Any], Sequence[bytes]]], query: Quer
     """One page by a look at everything: (head, messages) of every session. The model of every index."""
     at = Spot.read(cursor, limit)
     found: list[Found] = []
-    for head, lines in sorted(_taken(sessions, wanted, leave_out), key=lambda one: _stand(one[0]), reverse=True):
-        if at is None or _stand(head) <= (at.updated_at, at.session_id):
+    for head, lines in sorted(_taken(sessions, wanted, leave_out), key=lambda one: stand(one[0]), reverse=True):
+        if at is None or stand(head) <= (at.updated_at, at.session_id):
             found += in_session(query, head, lines, at, leave_out)
         if len(found) > limit:
             break
@@ -311,20 +311,21 @@ def _taken(sessions: Iterable[tuple[dict[str, Any], Sequence[bytes]]], wanted: F
            ) -> Iterator[tuple[dict[str, Any], Sequence[bytes]]]:
     for head, lines in sessions:
         try:
-            if wanted.takes(head) and all(isinstance(text, str) for text in _stand(head)):
+            if wanted.takes(head) and all(isinstance(text, str) for text in stand(head)):
                 yield head, lines
         except (KeyError, TypeError) as error:
             leave_out(str(head.get("id")), error)
 
 
-def _stand(head: dict[str, Any]) -> tuple[str, str]:
+def stand(head: dict[str, Any]) -> tuple[str, str]:
+    """Its place among all that are found."""
     return head["updated_at"], head["id"]
 
 
 def in_session(query: Query, head: dict[str, Any], lines: Sequence[bytes], after: Spot | None, leave_out: LeaveOut,
                places: Iterable[int] | None = None) -> Iterator[Found]:
     """What is found in one session behind `after`; at these places only, where they are known."""
-    updated_at, session_id = _stand(head)
+    updated_at, session_id = stand(head)
     last = after.at if after is not None and (after.updated_at, after.session_id) == (updated_at, session_id) else None
     for at in range(TITLE, len(lines)) if places is None else places:
         if (last is not None and at <= last) or at >= len(lines):

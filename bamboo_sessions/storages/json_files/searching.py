@@ -9,7 +9,7 @@ from functools import partial
 from bamboo_sessions.errors import StorageError
 from bamboo_sessions.filters import Filter
 from bamboo_sessions.models.hits import SearchPage
-from bamboo_sessions.search import TITLE, Found, Query, Spot, cut, in_session, title_of
+from bamboo_sessions.search import TITLE, Found, Query, Spot, cut, in_session, stand, title_of
 from bamboo_sessions.storages.json_files.expiring import Expiring
 from bamboo_sessions.storages.json_files.words import WordIndex
 from bamboo_sessions.storages.json_files.words_file import WordsFile
@@ -79,9 +79,9 @@ class Searching(Expiring):
         """In the order of the heads, where each was when they were listed. What was changed since is looked at as it is now, all
         of it: it is at the top by now, but one that is changed all the time would be found by no search."""
         count = 0
-        for name in sorted((name for name in places if name in heads), key=lambda name: _stand(heads[name]), reverse=True):
+        for name in sorted((name for name in places if name in heads), key=lambda name: stand(heads[name]), reverse=True):
             head = heads[name]
-            if not self._takes(wanted, head) or (after is not None and _stand(head) > (after.updated_at, after.session_id)):
+            if not self._takes(wanted, head) or (after is not None and stand(head) > (after.updated_at, after.session_id)):
                 continue
             record = self._readable(name)
             if record is None or not self._takes(wanted, record.head):
@@ -109,10 +109,6 @@ def _state_of(head: Head) -> str:
 
 def _behind(after: Spot | None, head: Head, places: Iterable[int]) -> Iterable[int]:
     """Those of a session that no page has shown yet."""
-    if after is None or _stand(head) != (after.updated_at, after.session_id):
+    if after is None or stand(head) != (after.updated_at, after.session_id):
         return places
     return [at for at in places if at > after.at]
-
-
-def _stand(head: Head) -> tuple[str, str]:
-    return head["updated_at"], head["id"]
