@@ -161,15 +161,3 @@ def titled(dice):
         text = Text(dice)
         if "\ud800" not in text.text:
             return text
-
-
-def walked(repo, words, limit, **fields):
-    """Every place that a search gives, page by page."""
-    found, cursor = [], None
-    while True:
-        page = repo.search(words, limit, cursor, **fields)
-        assert len(page.items) <= limit
-        found += page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return found

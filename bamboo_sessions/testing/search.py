@@ -72,7 +72,7 @@ class SearchContract:
         """Where it is, who said it, and a short text around the words, which are marked."""
         repo, session = desk.repository(), _said("s", "hi", "word " * 300 + "the red\nFox\0 jumps " + "word " * 300, title="Red fox")
         repo.save(session)
-        title, message = _hits(desk.repository(), "fox red")
+        title, message = walked(desk.repository(), "fox red")
         assert (title.index, title.message_id, title.role, title.highlighted("[", "]")) == (None, None, None, "[Red] [fox]")
         assert (message.index, message.role, message.session.id, message.session.title) == (1, "user", "s", "Red fox")
         assert message.session.message_count == 2
@@ -158,7 +158,8 @@ def _said(session_id: str, *contents: str | list[Any], title: str | None = None)
     return session
 
 
-def _hits(repo: SessionRepository, words: str, limit: int = 50, **options: Any) -> list[SearchHit]:
+def walked(repo: SessionRepository, words: str, limit: int = 50, **options: Any) -> list[SearchHit]:
+    """Every hit of a search, page by page."""
     found: list[SearchHit] = []
     cursor = None
     while True:
@@ -171,7 +172,7 @@ def _hits(repo: SessionRepository, words: str, limit: int = 50, **options: Any) 
 
 
 def _places(repo: SessionRepository, words: str, limit: int = 50, **options: Any) -> list[Place]:
-    return [(hit.session.id, hit.index) for hit in _hits(repo, words, limit, **options)]
+    return [(hit.session.id, hit.index) for hit in walked(repo, words, limit, **options)]
 
 
 def _only_fox(words: str) -> bool:

@@ -111,7 +111,8 @@ def saves(url):
     repo.close()
 
 
-if __name__ == "__main__":
+def run_each(measure, saves):
+    """What the command line asks for, or both, in a new store of each kind."""
     kinds = sys.argv[1:] or ["sqlite", "postgresql", "saves"]
     for kind in [one for one in kinds if one != "saves"] or ["sqlite", "postgresql"]:
         for run in ([saves] if kinds == ["saves"] else [measure, saves] if "saves" in kinds else [measure]):
@@ -119,3 +120,7 @@ if __name__ == "__main__":
                 place = f"sqlite:///{folder}/sessions.db" if kind == "sqlite" else servers.new_database()
                 upgrade(place)
                 run(place)
+
+
+if __name__ == "__main__":
+    run_each(measure, saves)

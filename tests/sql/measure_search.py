@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import sys
-import tempfile
 import time
 from itertools import accumulate
 
@@ -18,12 +16,11 @@ import orjson
 from bamboo_sessions import Message, Session, SessionRepository
 from bamboo_sessions.filters import Filter
 from bamboo_sessions.search import Query
-from bamboo_sessions.storages.sql import SqlStorage, storage, upgrade
+from bamboo_sessions.storages.sql import SqlStorage, storage
 from bamboo_sessions.storages.sql.schema import metadata
 from bamboo_sessions.storages.sql.states import columns, packed_head
 from bamboo_sessions.storages.sql.texts import head_terms, line_terms, namespace_term, packed
-from tests import servers
-from tests.sql.measure_lists import SESSIONS, heads, took
+from tests.sql.measure_lists import SESSIONS, heads, run_each, took
 
 MESSAGES, WORDS, BATCH = 10, 30, 2000
 VOCABULARY = [f"word{number}" for number in range(20_000)]
@@ -108,10 +105,4 @@ def saves(url):
 
 
 if __name__ == "__main__":
-    kinds = sys.argv[1:] or ["sqlite", "postgresql", "saves"]
-    for kind in [one for one in kinds if one != "saves"] or ["sqlite", "postgresql"]:
-        for run in ([saves] if kinds == ["saves"] else [measure, saves] if "saves" in kinds else [measure]):
-            with tempfile.TemporaryDirectory() as folder:
-                place = f"sqlite:///{folder}/sessions.db" if kind == "sqlite" else servers.new_database()
-                upgrade(place)
-                run(place)
+    run_each(measure, saves)

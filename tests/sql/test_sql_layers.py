@@ -9,7 +9,7 @@ import pytest
 from bamboo_sessions import LayeredStorage, MemoryStorage, SessionDeleted, SqlStorage
 from bamboo_sessions.storages.sql.database import Line
 from bamboo_sessions.testing.scribe import Page, first, later, written
-from tests.sql.test_sql_room import Overtaking, begun, said, texts
+from tests.sql.test_sql_room import begun, got_through, said, texts
 
 
 class CountingCursor:
@@ -102,20 +102,11 @@ def test_a_guess_over_layers_that_was_wrong_shows_nothing(opened, layered, bundl
 def test_whoever_is_overtaken_over_layers_gets_through(opened, layered, bundle, change, looks, overtook):
     """As without layers: the fourth try holds the row, and the busy writer, who has layers of its own, waits."""
     slow, busy = bundle(layered()), bundle(layered())
-    begun(busy)
-    mine = slow.load("s")
-    overtaking = Overtaking(slow, busy, overtook)
-    slow.persistence._read_held = overtaking.read
-    if change == "save":
-        said(slow, mine, "at last")
-    else:
-        slow.update("s", lambda session: session.add_message(type(mine.messages[0]).user("at last")))
-    overtaking.ended()
-    assert (overtaking.looks, overtaking.saved) == (looks, looks)
+    everything = got_through(slow, busy, change, looks, overtook)
     for repo in (slow, busy, bundle(opened())):
         repo.cache.invalidate("s")
         found = texts(repo.load_merged("s"))
-        assert sorted(found) == sorted(["turn 0", "turn 1", "turn 2", "at last", *(f"busy {n}" for n in range(1, looks + 1))])
+        assert sorted(found) == everything
         assert len(found[: found.index("at last")]) == 3 + overtook
         repo.cache.invalidate("s")
         assert texts(repo.load("s")) == found

@@ -116,11 +116,8 @@ class Overtaking:
         [thread.join(30) for thread in self.threads]
 
 
-@pytest.mark.parametrize(("change", "looks", "overtook"), [("save", 4, 3), ("update", 8, 6)])
-def test_whoever_is_overtaken_again_and_again_gets_through(opened, bundle, change, looks, overtook):
-    """The fourth try holds the row from the look to the commit: the busy writer waits, and neither loses a word. An update
-    looks twice a try, for what it decides on and for what it commits on."""
-    slow, busy = bundle(opened()), bundle(opened())
+def got_through(slow, busy, change, looks, overtook):
+    """One who changes what the busy one overtakes so often, and what there is afterwards, sorted."""
     begun(busy)
     mine = slow.load("s")
     overtaking = Overtaking(slow, busy, overtook)
@@ -131,8 +128,17 @@ def test_whoever_is_overtaken_again_and_again_gets_through(opened, bundle, chang
         slow.update("s", lambda session: session.add_message(Message.user("at last")))
     overtaking.ended()
     assert (overtaking.looks, overtaking.saved) == (looks, looks)
+    return sorted(["turn 0", "turn 1", "turn 2", "at last", *(f"busy {n}" for n in range(1, looks + 1))])
+
+
+@pytest.mark.parametrize(("change", "looks", "overtook"), [("save", 4, 3), ("update", 8, 6)])
+def test_whoever_is_overtaken_again_and_again_gets_through(opened, bundle, change, looks, overtook):
+    """The fourth try holds the row from the look to the commit: the busy writer waits, and neither loses a word. An update
+    looks twice a try, for what it decides on and for what it commits on."""
+    slow, busy = bundle(opened()), bundle(opened())
+    everything = got_through(slow, busy, change, looks, overtook)
     found = texts(bundle(opened()).load("s"))
-    assert sorted(found) == sorted(["turn 0", "turn 1", "turn 2", "at last", *(f"busy {n}" for n in range(1, looks + 1))])
+    assert sorted(found) == everything
     assert found[found.index("at last") - 1].startswith("busy")
     assert len(found[: found.index("at last")]) == 3 + overtook
 

@@ -23,7 +23,8 @@ from bamboo_sessions.filters import Filter
 from bamboo_sessions.search import Query
 from bamboo_sessions.storages.sql import SqlStorage, queries, searching, texts
 from bamboo_sessions.testing.scribe import first, later
-from tests.search_model import Asked, Chats, walked
+from bamboo_sessions.testing.search import walked
+from tests.search_model import Asked, Chats
 from tests.sql.test_sql_storage import counted
 from tests.support import ManualClock
 

@@ -13,7 +13,8 @@ import pytest
 
 from bamboo_sessions import JsonFileStorage, Message, Session, SessionRepository, StorageUnavailable
 from bamboo_sessions.storages.json_files import words_file
-from tests.search_model import Asked, Chats, walked
+from bamboo_sessions.testing.search import walked
+from tests.search_model import Asked, Chats
 
 
 @pytest.fixture

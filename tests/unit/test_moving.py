@@ -11,16 +11,6 @@ from bamboo_sessions.storages.protocol import Record
 from tests.support import Steered, bundle
 
 
-@pytest.fixture(params=["memory", "json_files"])
-def source(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "from")
-
-
-@pytest.fixture(params=["memory", "json_files"])
-def target(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "to")
-
-
 def filled(storage, clock, count=5):
     """Sessions with turns, an edit in the middle, a title, metadata, an open and a closed question, an unknown field."""
     repo = bundle(storage, clock)

@@ -18,17 +18,6 @@ from bamboo_sessions.testing.wrappers import Wrapping
 from tests.support import Steered, bundle
 from tests.unit.moving_kit import begun, named, said, texts
 
-
-@pytest.fixture(params=["memory", "json_files"])
-def source(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "from")
-
-
-@pytest.fixture(params=["memory", "json_files"])
-def target(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "to")
-
-
 # -- branches ----------------------------------------------------------------------------------------------------
 
 

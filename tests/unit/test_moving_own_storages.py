@@ -7,21 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from bamboo_sessions import JsonFileStorage, MemoryStorage, Session, StorageUnavailable, copy_sessions
+from bamboo_sessions import Session, StorageUnavailable, copy_sessions
 from bamboo_sessions.codec import encode_head
 from bamboo_sessions.ids import new_token
 from tests.support import ChatsOnly, WholeSessions, bundle
 from tests.unit.moving_kit import begun, named, said, texts
-
-
-@pytest.fixture(params=["memory", "json_files"])
-def source(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "from")
-
-
-@pytest.fixture(params=["memory", "json_files"])
-def target(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "to")
 
 
 class Listing:

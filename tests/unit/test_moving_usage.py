@@ -19,16 +19,6 @@ from bamboo_sessions.testing.wrappers import Wrapping
 from tests.support import bundle
 
 
-@pytest.fixture(params=["memory", "json_files"])
-def source(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "from")
-
-
-@pytest.fixture(params=["memory", "json_files"])
-def target(request, tmp_path):
-    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "to")
-
-
 def bills(*numbers):
     return [b'{"tokens":%d}' % number for number in numbers]
 

@@ -23,7 +23,8 @@ from bamboo_sessions import (
 from bamboo_sessions.search import LONGEST_QUERY, Query, excerpt, said
 from bamboo_sessions.search_words import LONGEST, SEARCHED, terms
 from bamboo_sessions.storages.protocol import has_search
-from tests.search_model import Asked, Chats, Text, walked
+from bamboo_sessions.testing.search import walked
+from tests.search_model import Asked, Chats, Text
 from tests.support import WholeSessions, bundle
 
 # -- words ---------------------------------------------------------------------------------------------------------
