@@ -134,7 +134,7 @@ class Judge:
                 act = b.first and self.expiry.renewed_before(b.first, a.birth)
                 if act:
                     self.report("replaced before its time", f"{a.birth[:6]} by {b.birth[:6]}", act, b.first)
-            elif not self.deletes(min(life.first.t0 if life.first else 0 for life in (a, b)), b.first_t1):  # either came first
+            elif not self.deletes(min(a.since, b.since), b.first_t1):  # either came first
                 self.report("replaced and nobody deleted it", f"{a.birth[:6]} by {b.birth[:6]}", a.last, b.first)
         for op in self.ops:
             if (op.kind in ("save", "save_and_cache") and op.outcome == "ok" and not op.tried and op.base and op.out
@@ -152,7 +152,7 @@ class Judge:
             if not found_nothing(op):
                 continue
             for life in self.lives.values():
-                if life.first_t1 < op.t0 and not self.deletes(life.first.t0 if life.first else 0, op.t1):
+                if life.first_t1 < op.t0 and not self.deletes(life.since, op.t1):
                     self.report("a session is gone and nobody deleted it", life.birth[:6], life.first, op)
                 elif op.kind != "load" and life.spans(op):
                     self.report("a session was gone for a while", life.birth[:6], life.first, op, life.last)

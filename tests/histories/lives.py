@@ -40,6 +40,15 @@ class Life:
     def last_t0(self) -> float:
         return self.last.t0 if self.last else -1
 
+    @property
+    def since(self) -> float:
+        """Since when it may have been there. A cache shows it for the first time, perhaps, when it has ended already."""
+        if self.first is None:
+            return 0
+        if self.first.kind != "load" and self.first.outcome != "faulty":
+            return self.first.t0
+        return min((op.t0 for op in self.whole.ops if op.mine is not None and op.mine.birth == self.birth), default=0)
+
     def spans(self, op: Op) -> bool:
         """Whether the life was certainly there before the operation began and after it ended."""
         return self.first_t1 < op.t0 and op.t1 < self.last_t0

@@ -84,7 +84,7 @@ class Step:
             states += [("made from", maker.base), ("wanted", self.mine)]
         states.append((f"stored @{self.rev}", self.after))
         whole = f"{life.birth[:6]}@{self.at} to @{self.rev}: {story}"
-        life.whole.report(what, whole, life.source.get(self.at), *(self.guests[:4] if not self.is_first_try else ()), maker,
+        life.whole.report(what, whole, life.source.get(self.at), *(self.guests[:12] if not self.is_first_try else ()), maker,
                           life.source.get(self.rev), states=states)
 
     def is_plain(self) -> bool:
@@ -292,8 +292,15 @@ class Step:
                        and name not in self.life.seen_messages]
             if missing:
                 self.report("half of a save was stored", f"{here[0]} and not {missing[0]}, both of {op}")
-            elif not (op.tried or stands_on_more(op)) and (op is self.maker or not self.maker):  # else parts may be elsewhere
+            elif (not (op.tried or stands_on_more(op) or self.is_parted(op, here))
+                  and (op is self.maker or not self.maker)):  # else parts may be elsewhere
                 self.stands_together(op, here)
+
+    def is_parted(self, op: Op, here: list[str]) -> bool:
+        """Whether another copy that may have had a part in it has some of the block, and not all. What a cache keeps it shows,
+        so the block may have come to somebody who took a message out of it; whoever brings that back puts it at the end."""
+        others = [other.mine for other in (*self.guests, self.maker) if other is not None and other is not op]
+        return any(0 < len({*here} & {*mine.order}) < len(here) for mine in others if mine is not None)
 
     def stands_together(self, op: Op, here: list[str]) -> None:
         back = self.back_within() - set(here)

@@ -103,3 +103,46 @@ def test_whose_tags_stand_where_there_is_no_common_past_is_one_question():
     log.save(None, state(0, "b.3m", birth="B0", tags=["blue"], version=3), None, outcome="killed", by="b")
     log.op("load_merged", state(2, "a.1m", "a.2m", "b.3m", tags=["blue"], version=3), by="c")
     assert judge(history_of(log.records)).anomalies == []
+
+
+def a_block_in_two_places(kept):
+    """Two messages that a cache kept stand apart when they are stored, by nobody knows whom; `kept` is what it kept later, of
+    a copy that it had shown. What the judge says of that."""
+    log, a, _ = begun()
+    log.op("save_and_cache", base=a, mine=state(1, "a.1m", "a.2m", "a.3m", "a.4m"), outcome="kept")
+    dirty = log.op("load", state(1, "a.1m", "a.2m", "a.3m", "a.4m"))
+    log.op("save_and_cache", base=dirty, mine=kept, outcome="kept")
+    seen = log.op("load_merged", state(1, "a.1m", "a.2m"), by="b")
+    log.save(seen, state(1, "a.1m", "a.2m", "b.5m"), state(2, "a.1m", "a.2m", "b.5m"), by="b")
+    log.op("load_merged", state(4, "a.1m", "a.2m", "a.3m", "b.5m", "a.4m"), by="c")
+    return log.found()
+
+
+def test_a_block_whose_end_was_taken_out_of_what_a_cache_kept_may_stand_in_two_places():
+    """A third holder, who had that message from the cache, brings it back, and then it goes to the end."""
+    assert a_block_in_two_places(state(1, "a.1m", "a.2m", "a.3m")) == set()
+
+
+def test_a_block_that_was_kept_whole_stands_in_one_place():
+    assert a_block_in_two_places(state(1, "a.1m", "a.2m", "a.3m", "a.4m", "a.6m")) == {"a block was torn"}
+
+
+def test_what_only_a_cache_shows_may_have_been_deleted_before():
+    """It was saved by somebody who was killed, and first seen where nobody asked the storage."""
+    log = begun()[0]
+    log.op("delete", by="b")
+    log.save(None, state(0, "b.3m", birth="B2"), None, outcome="killed", by="b")
+    log.op("delete", by="c")
+    log.op("load", state(1, "b.3m", birth="B2"))
+    log.op("load", None)
+    assert judge(history_of(log.records)).anomalies == []
+
+
+def test_what_the_storage_shows_was_not_deleted_before():
+    log = begun()[0]
+    log.op("delete", by="b")
+    log.save(None, state(0, "b.3m", birth="B2"), None, outcome="killed", by="b")
+    log.op("delete", by="c")
+    log.op("load_merged", state(1, "b.3m", birth="B2"))
+    log.op("load", None)
+    assert log.found() == {"a session is gone and nobody deleted it"}
