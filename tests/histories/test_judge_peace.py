@@ -146,3 +146,22 @@ def test_what_the_storage_shows_was_not_deleted_before():
     log.op("load_merged", state(1, "b.3m", birth="B2"))
     log.op("load", None)
     assert log.found() == {"a session is gone and nobody deleted it"}
+
+
+def test_a_generated_title_may_fill_the_place_that_a_person_made_empty_unseen():
+    """He took his own title away, in a copy that a cache kept, and nobody saw the revision in which that was stored."""
+    log, a, b = begun(title="mine", source="user", version=1)
+    log.op("save_and_cache", base=a, mine=state(1, "a.1m", "a.2m", version=2), outcome="kept")
+    log.op("title", value=["made up", "generated"], rev=3, changed=True)
+    log.save(b, state(1, "a.1m", "a.2m", "b.3m", title="mine", source="user", version=1),
+             state(4, "a.1m", "a.2m", "b.3m", title="made up", source="generated", version=2), by="b")
+    assert judge(history_of(log.records)).anomalies == []
+
+
+def test_a_generated_title_may_not_take_the_place_of_a_persons():
+    log, a, b = begun(title="mine", source="user", version=1)
+    log.op("save_and_cache", base=a, mine=state(1, "a.1m", "a.2m", "a.3m", title="mine", source="user", version=1), outcome="kept")
+    log.op("title", value=["made up", "generated"], rev=3, changed=True)
+    log.save(b, state(1, "a.1m", "a.2m", "b.3m", title="mine", source="user", version=1),
+             state(4, "a.1m", "a.2m", "b.3m", title="made up", source="generated", version=1), by="b")
+    assert "a generated title stands where a person gave one" in log.found()

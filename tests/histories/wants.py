@@ -8,16 +8,17 @@ from tests.histories.history import INTENDED, Element, Op, State
 
 
 def wanted(element: Element, was: Any, ops: list[Op]) -> list[Any]:
-    """What the operations would have made of it, each on its own."""
-    made = []
+    """What the operations would have made of it: each on its own; and what is done to the newest, also of what another made."""
+    made: list[Any] = []
     for op in ops:
-        if op.kind in INTENDED:
-            made += intended(op, element, was)
-        elif op.mine is not None:
+        if op.kind not in INTENDED and op.mine is not None:
             ours = op.mine.facts.get(element)
             has_all_tags = op.base is None and element[0] == "tag"  # without a common past they are one thing, not one each
             if has_all_tags or op.tried or ours != (None if op.base is None else op.base.facts.get(element)):
                 made.append(ours)
+    for op in ops:
+        if op.kind in INTENDED:
+            made += [value for one in (was, *made) for value in intended(op, element, one) if value not in made]
     return made
 
 
