@@ -1,4 +1,5 @@
-"""A real PostgreSQL for the tests: one a run, shared by its workers, or the one that BAMBOO_TEST_POSTGRES_URL names.
+"""Databases for the tests: files of SQLite, and a real PostgreSQL, one a run, shared by its workers, or the one that
+BAMBOO_TEST_POSTGRES_URL names.
 
 It comes from a package, runs without root and is reached by a socket in a folder of the run. It is told not to flush, for
 the tests of what a crash leaves behind are others; what a server tells about its settings is tested with those settings.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -75,3 +77,24 @@ def new_database() -> str:
     with psycopg.connect(postgres(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return make_url(postgres()).set(database=name).render_as_string(hide_password=False)
+
+
+@cache
+def _tables() -> bytes:
+    """An SQLite file that has the tables: to make them anew for each test costs more than most of them do."""
+    from bamboo_sessions.storages.sql import upgrade  # noqa: PLC0415 - an extra
+
+    with tempfile.TemporaryDirectory() as folder:
+        upgrade(f"sqlite:///{folder}/sessions.db")
+        return Path(folder, "sessions.db").read_bytes()
+
+
+def sqlite(path: Path) -> str:
+    """The URL of that file, with empty tables where it is not there yet."""
+    if not path.exists():
+        made = path.with_name(f"{path.name}.{uuid4().hex}")
+        made.write_bytes(_tables())
+        with suppress(FileExistsError):
+            os.link(made, path)  # whole, and never over what another process has made meanwhile
+        made.unlink()
+    return f"sqlite:///{path}"

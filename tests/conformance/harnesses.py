@@ -356,7 +356,7 @@ class Sqlite(StorageHarness):
     def opened(self, place, **options):
         from bamboo_sessions.storages.sql import SqlStorage  # noqa: PLC0415 - an extra
 
-        return SqlStorage(f"sqlite:///{place}/sessions.db", durability="process", **options)
+        return SqlStorage(servers.sqlite(place / "sessions.db"), durability="process", **options)
 
     def rows(self, storage, statement, session_id):
         with storage._open.engine.connect() as connection:

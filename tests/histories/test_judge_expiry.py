@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import structlog
 
-from bamboo_sessions.storages.json_files import activity
 from tests.histories.history import history_of
 from tests.histories.judge import judge
 from tests.histories.test_judge import Log, state
-from tests.histories.test_wrong_repositories import traffic
 from tests.histories.verdict import group
 
 TTL = 100_000_000
@@ -139,39 +136,3 @@ def test_who_is_spared_and_gone_is_found(says):
     assert log.found() == set()
     log.op("load_merged", None, by="c")
     assert log.found() == {"expired and was pinned or asked"}
-
-
-# -- one thing wrong ---------------------------------------------------------------------------------------------
-
-
-def notes_nothing(patch):
-    """No activity is noted but commits: a touch, or a save of nothing, is acknowledged for nothing."""
-    patch.setattr(activity.Activity, "renew", lambda self, place: None)
-
-
-def forgets_pins(patch):
-    """A pinned session has a time like any other."""
-    patch.setattr(activity, "is_spared", lambda head: False)
-    patch.setattr("bamboo_sessions.storages.expiry.is_spared", lambda head: False)
-
-
-def counts_too_slowly(patch):
-    """A thousand times the time goes by before anything expires."""
-    real = activity.Activity._idle
-    patch.setattr(activity.Activity, "_idle", lambda self, place: real(self, place) / 1000)
-
-
-WRONG = {forgets_pins: "expired and was pinned or asked", counts_too_slowly: "shown long after it had expired",
-         notes_nothing: "expired before its time"}
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
-def test_a_wrong_storage_is_found_out(wrong, tmp_path, monkeypatch):
-    """What one line can do wrong shows in a history of some thousand operations."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    wrong(monkeypatch)
-    try:
-        found = (group(traffic(tmp_path / str(seed), "json-expiring", seed=seed, steps=2500).anomalies) for seed in range(6))
-        assert any(WRONG[wrong] in what for what in found)
-    finally:
-        structlog.reset_defaults()

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from bamboo_sessions import LockedSessionStore, SessionCache, SessionRepository
-from bamboo_sessions.storages.sql import SqlStorage, upgrade
+from bamboo_sessions.storages.sql import SqlStorage
 from tests import servers
 
 
@@ -15,9 +15,7 @@ from tests import servers
 def url(request, tmp_path):
     """Of an empty namespace in a database that has the tables."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/sessions.db"
-        upgrade(url)
-        return url
+        return servers.sqlite(tmp_path / "sessions.db")
     return f"{servers.database()}{'&' if '?' in servers.database() else '?'}namespace={uuid4().hex}"
 
 

@@ -292,11 +292,11 @@ def test_the_asynchronous_face(clock):
             clock.forward(minutes=40)
             assert await repo.load("s") is None
             assert (await repo.load_or_create("s")).revision == 0
-            await repo.start_cleanup(timedelta(hours=1))
-            await repo.stop_cleanup()
             assert await repo.purge_expired() == 1
             with pytest.raises(SessionExpired):
                 await repo.touch("s")
+            await repo.start_cleanup(timedelta(hours=1))
+            await repo.stop_cleanup()
 
     asyncio.run(main())
 

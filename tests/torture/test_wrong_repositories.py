@@ -14,6 +14,7 @@ import structlog
 
 from bamboo_sessions import SessionRepository, merge, merge_messages, reconcile
 from bamboo_sessions.models.state import changed
+from bamboo_sessions.storages.json_files import activity
 from bamboo_sessions.storages.memory import MemoryStorage
 from tests.histories.factories import FACTORIES
 from tests.histories.history import read_history
@@ -170,3 +171,35 @@ def test_a_wrong_repository_is_found_out(wrong, tmp_path, monkeypatch):
     wrong(monkeypatch)
     found = (group(traffic(tmp_path / str(seed), seed=seed).anomalies) for seed in range(40))
     assert any(WRONG[wrong] in what for what in found)
+
+
+# -- one thing wrong where sessions expire ------------------------------------------------------------------------
+
+
+def notes_nothing(patch):
+    """No activity is noted but commits: a touch, or a save of nothing, is acknowledged for nothing."""
+    patch.setattr(activity.Activity, "renew", lambda self, place: None)
+
+
+def lets_pins_expire(patch):
+    """A pinned session has a time like any other."""
+    patch.setattr(activity, "is_spared", lambda head: False)
+    patch.setattr("bamboo_sessions.storages.expiry.is_spared", lambda head: False)
+
+
+def counts_too_slowly(patch):
+    """A thousand times the time goes by before anything expires."""
+    real = activity.Activity._idle
+    patch.setattr(activity.Activity, "_idle", lambda self, place: real(self, place) / 1000)
+
+
+WRONG_ABOUT_TIME = {lets_pins_expire: "expired and was pinned or asked", counts_too_slowly: "shown long after it had expired",
+                    notes_nothing: "expired before its time"}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ABOUT_TIME, ids=lambda wrong: wrong.__name__)
+def test_a_storage_that_is_wrong_about_time_is_found_out(wrong, tmp_path, monkeypatch):
+    """The same in a history of some thousand operations."""
+    wrong(monkeypatch)
+    found = (group(traffic(tmp_path / str(seed), "json-expiring", seed=seed, steps=2500).anomalies) for seed in range(6))
+    assert any(WRONG_ABOUT_TIME[wrong] in what for what in found)

@@ -14,6 +14,8 @@ from tests.conformance import mutants_shortcuts as z
 from tests.conformance.mutants import Around, OnDisk
 from tests.conformance.mutants_expiry import expiring
 
+pytestmark = pytest.mark.usefixtures("damage_on_purpose")
+
 THREE = frozenset({Power.IDENTITY})
 LOCKS = m.RECORDS | {Power.LOCKS}
 
