@@ -76,11 +76,8 @@ class WordsFile:
             return self._made_in_memory()
         with self._held():
             connection = self._file()
-        try:
+        with _closed_by_errors(connection):
             self._look_through(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def is_another_one(self) -> bool:
@@ -120,23 +117,17 @@ class WordsFile:
     def _file(self) -> sqlite3.Connection:
         self._create()
         connection = _connected(self.path)
-        try:
+        with _closed_by_errors(connection):
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")  # a power cut may take the last searches' work, and no more
             if not self._is_ours(connection):
                 self._make(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _made_in_memory(self) -> sqlite3.Connection:
         connection = _connected(":memory:")
-        try:
+        with _closed_by_errors(connection):
             self._make(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _create(self) -> None:
@@ -206,6 +197,15 @@ def sum_of(name: str, state: str, places: Iterable[tuple[int | None, int]]) -> i
 
 def _connected(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def _closed_by_errors(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 @contextmanager
