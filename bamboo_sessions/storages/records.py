@@ -215,6 +215,10 @@ def searched(storage: RecordStorage | RecordBacked, query: Query, wanted: Filter
                              "SQLite and PostgreSQL do, and so does memory")
 
 
+def passed_over(_session_id: str, _why: str) -> None:
+    """What a list does about a session that it leaves out, once that is logged: one that is damaged hides no other."""
+
+
 def leave_out(session_id: str, error: Exception) -> None:
     """Of a list: what no version writes must not hide the others."""
     _log.warning("session left out of a list", session_id=session_id, error=str(error))

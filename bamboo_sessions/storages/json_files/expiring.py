@@ -18,11 +18,12 @@ from bamboo_sessions.storages.json_files import snapshot
 from bamboo_sessions.storages.json_files.activity import Activity
 from bamboo_sessions.storages.json_files.graves import Graves
 from bamboo_sessions.storages.json_files.layout import Place
-from bamboo_sessions.storages.json_files.listing import Listing, passed_over
+from bamboo_sessions.storages.json_files.listing import Listing
 from bamboo_sessions.storages.json_files.locking import Locking
 from bamboo_sessions.storages.json_files.reader import Damaged, Reader
 from bamboo_sessions.storages.json_files.writer import Writer
 from bamboo_sessions.storages.protocol import Head, LeftOut
+from bamboo_sessions.storages.records import passed_over
 
 _log = structlog.get_logger(__name__)
 

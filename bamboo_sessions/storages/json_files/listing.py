@@ -98,7 +98,3 @@ class Listing:
 def _place(folder: str) -> Place:
     """A session known by its folder alone; which id it has, its head tells."""
     return Place("", 0, os.path.dirname(folder), folder, snapshot_in(folder), journal_in(folder))
-
-
-def passed_over(_session_id: str, _why: str) -> None:
-    """What a list does about a session that it leaves out, once that is logged."""

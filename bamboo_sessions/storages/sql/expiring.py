@@ -15,6 +15,7 @@ from bamboo_sessions._json import loads
 from bamboo_sessions.errors import SessionNotFound
 from bamboo_sessions.storages.expiry import later_ttl, left_of
 from bamboo_sessions.storages.protocol import Head, LeftOut
+from bamboo_sessions.storages.records import passed_over
 from bamboo_sessions.storages.sql.base import Tables
 from bamboo_sessions.storages.sql.statements import Statement
 
@@ -35,7 +36,7 @@ class Expiring(Tables):
 
     def heads(self) -> Iterator[tuple[Head, int]]:
         """See `RecordStorage`; read in pages, so that no long reading holds anything up."""
-        return self.heads_telling(_passed_over)
+        return self.heads_telling(passed_over)
 
     def heads_telling(self, left_out: LeftOut) -> Iterator[tuple[Head, int]]:
         """See `TellingHeads`."""
@@ -123,10 +124,6 @@ class Expiring(Tables):
         values = {**self._key(session_id), **({} if birth is None else {"k_birth": birth})}
         row = self._asked("look for", session_id, lambda cursor: ask.row(cursor, values))
         return row is not None and bool(row[1])
-
-
-def _passed_over(_session_id: str, _why: str) -> None:
-    """One that is damaged hides no other."""
 
 
 def _head_of(session_id: str, text: str) -> tuple[Head | None, str]:
