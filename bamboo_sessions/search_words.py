@@ -101,12 +101,12 @@ def pieces(text: str) -> Iterator[Piece]:
 
 def _parts_of(word: str) -> tuple[str, ...]:
     """A word once folded. Rarely more than one: there are characters that stand for several words."""
-    return _parts(word) if len(word) <= LONGEST else tuple(_letters().findall(folded(word)))
+    return (_parts if len(word) <= LONGEST else _parts.__wrapped__)(word)
 
 
 def _sign_of(sign: str) -> str:
     """A sign once folded, which may then begin with what belongs to the one before."""
-    return _sign(sign) if len(sign) <= LONGEST else "".join(_kept().findall(folded(sign)))
+    return (_sign if len(sign) <= LONGEST else _sign.__wrapped__)(sign)
 
 
 # Remembered is what is short: others would be kept for as long as the process lives, and hardly come twice.
