@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from tests.histories.judge import Judge
 
 
+def may_be_cached(op: Op) -> bool:
+    """Whether what it shows may come from a cache: it asked for no more, or its storage failed."""
+    return op.kind == "load" or op.outcome == "faulty"
+
+
 class Life:
     """One life of the session: its revisions, who made them, who saw them."""
 
@@ -45,7 +50,7 @@ class Life:
         """Since when it may have been there. A cache shows it for the first time, perhaps, when it has ended already."""
         if self.first is None:
             return 0
-        if self.first.kind != "load" and self.first.outcome != "faulty":
+        if not may_be_cached(self.first):
             return self.first.t0
         return min((op.t0 for op in self.whole.ops if op.mine is not None and op.mine.birth == self.birth), default=0)
 
@@ -67,7 +72,7 @@ class Life:
             elif known is not state and (known.says != state.says or known.updated != state.updated):
                 self.whole.report("one revision shown with two contents", f"{self.birth[:6]}@{state.rev}: {differences(known, state)}",
                                   self.source[state.rev], op)
-        self.witnessed(op, state.rev, plain=op.kind == "load" or op.outcome == "faulty", clean=clean,
+        self.witnessed(op, state.rev, plain=may_be_cached(op), clean=clean,
                        base=state is op.base)
 
     def witnessed(self, op: Op, rev: int, *, plain: bool = False, clean: bool = True, base: bool = False) -> None:

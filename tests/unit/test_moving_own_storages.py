@@ -47,14 +47,19 @@ class Sessions(Listing, WholeSessions):
         return other
 
 
+def go_apart(source, target, clock):
+    """Each is written to; the target, by its number, is the one behind."""
+    said(target, clock, "somebody tried the new house")
+    said(source, clock, "one")
+    said(source, clock, "two")
+
+
 def test_a_branch_of_a_store_that_remembers_no_commits_is_named(source, clock):
     """The target was written to and is behind in number: nothing shows that it is an earlier state, so it is not overwritten."""
     target = Sessions()
     begun(source, clock)
     assert copy_sessions(source, target).problems == ()
-    said(target.elsewhere(), clock, "somebody tried the new house")
-    said(source, clock, "one")
-    said(source, clock, "two")
+    go_apart(source, target.elsewhere(), clock)
     report = copy_sessions(source, target.elsewhere())
     assert named(report) == ["s"]
     assert texts(target) == ["somebody tried the new house"]
@@ -65,9 +70,7 @@ def test_a_branch_beside_a_source_that_remembers_no_commits_is_named(target, clo
     source = Sessions()
     begun(source, clock)
     copy_sessions(source, target)
-    said(target, clock, "somebody tried the new house")
-    said(source, clock, "one")
-    said(source, clock, "two")
+    go_apart(source, target, clock)
     report = copy_sessions(source.elsewhere(), target)
     assert named(report) == ["s"]
     assert texts(target) == ["somebody tried the new house"]
