@@ -30,7 +30,7 @@ def main() -> None:
 def make_app() -> "typer.Typer":
     """All commands; raises `ModuleNotFoundError` where the extra is missing."""
     import rich  # noqa: F401, PLC0415 - see above
-    import typer  # noqa: PLC0415
+    import typer  # noqa: PLC0415 - see above
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

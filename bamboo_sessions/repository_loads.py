@@ -138,7 +138,7 @@ class Loads(Copies):
                         return self.cache.peek(session_id)  # nobody deleted it, so nobody meant this work to go with it
                     self._set_aside(session_id)
                 buried = self.persistence.is_buried(session_id, origin)
-                settled, session = self._take_up(session_id, lambda _: not ticket.void, stored, buried=buried)  # noqa: B023
+                settled, session = self._take_up(session_id, lambda _: not ticket.void, stored, buried=buried)  # noqa: B023 - called at once
             finally:
                 self.cache.release(ticket)
             if settled:

@@ -75,7 +75,7 @@ class Message:
     _chat: Mapping[str, Any] | None
     _fresh: bool
 
-    def __init__(self, role: str, content: str | list[Any] | None = None, *, id: str | None = None,  # noqa: A002
+    def __init__(self, role: str, content: str | list[Any] | None = None, *, id: str | None = None,  # noqa: A002 - `id` is the word of the domain
                  tool_calls: Iterable[ToolCall | Mapping[str, Any]] | None = None,
                  **fields: Any) -> None:  # Any: whatever JSON the chat form of a provider has
         chat: dict[str, Any] = {"role": _text(role, "role"), "content": content, **fields}
@@ -83,14 +83,14 @@ class Message:
             chat["tool_calls"] = [call.to_dict() if isinstance(call, ToolCall) else call for call in tool_calls]
         self._fill(chat, id)
 
-    def _fill(self, chat: Mapping[str, Any], id: str | None) -> None:  # noqa: A002
+    def _fill(self, chat: Mapping[str, Any], id: str | None) -> None:  # noqa: A002 - `id` is the word of the domain
         self._fresh = id is None
         self._id = new_token() if id is None else _checked_id(id)
         self._line = _envelope(self._id, chat)
         self._chat = None
 
     @classmethod
-    def from_dict(cls, chat: Mapping[str, Any], id: str | None = None) -> Message:  # noqa: A002
+    def from_dict(cls, chat: Mapping[str, Any], id: str | None = None) -> Message:  # noqa: A002 - `id` is the word of the domain
         """A message from its chat form, any of the variants in the wild. `id` None draws a random one."""
         if not isinstance(chat, dict):
             raise InvalidMessage("message", f"a dict is needed, not {type(chat).__name__}")
@@ -222,7 +222,7 @@ class Message:
         """The same content; stricter than `==`, which Python answers with "yes" for 1 and True."""
         return self.same_as(other) or self.chat_bytes == other.chat_bytes or self.key == other.key
 
-    def with_id(self, id: str) -> Message:  # noqa: A002
+    def with_id(self, id: str) -> Message:  # noqa: A002 - `id` is the word of the domain
         """The same content under another id."""
         return Message.from_line(b'{"id":' + orjson.dumps(id) + self.chat_bytes)
 
@@ -252,7 +252,7 @@ class Message:
         return f"<Message {self.id} {self.role}: {shown if len(shown) <= 60 else shown[:57] + '...'}>"
 
 
-def _checked_id(id: object) -> str:  # noqa: A002
+def _checked_id(id: object) -> str:  # noqa: A002 - `id` is the word of the domain
     text = _text(id, "message id")
     if not text:
         raise InvalidMessage("message id", "it is empty")
@@ -266,7 +266,7 @@ def _text(value: object, where: str) -> str:
         raise InvalidMessage(error.where, error.reason) from error
 
 
-def _envelope(id: str, chat: Mapping[str, Any]) -> bytes:  # noqa: A002
+def _envelope(id: str, chat: Mapping[str, Any]) -> bytes:  # noqa: A002 - `id` is the word of the domain
     try:
         plain = encode_plain(chat, "message")
         if plain is not None:

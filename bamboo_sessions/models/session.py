@@ -19,6 +19,7 @@ from bamboo_sessions.models.fields import Read, Text
 from bamboo_sessions.models.message import Message
 from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.metadata import Metadata
+from bamboo_sessions.models.plain import session_to_dict, state_from_dict
 from bamboo_sessions.models.question import PendingQuestion
 from bamboo_sessions.models.state import CLOSED_KEPT, Head, Origin, State, changed
 from bamboo_sessions.models.times import checked_time
@@ -71,7 +72,7 @@ class Session:
         raise TypeError("use Session.new(id, …) for a new session, repo.load(id) for a stored one")
 
     @classmethod
-    def new(cls, id: str, *, model: str | None = None, provider: str | None = None,  # noqa: A002
+    def new(cls, id: str, *, model: str | None = None, provider: str | None = None,  # noqa: A002 - `id` is the word of the domain
             external_id: str | None = None, context_id: str | None = None, parent_id: str | None = None,
             title: str | None = None, metadata: Mapping[str, Any] | None = None,
             created_at: datetime | None = None, updated_at: datetime | None = None,
@@ -122,7 +123,7 @@ class Session:
     def __deepcopy__(self, memo: object) -> Session:
         return self.snapshot()
 
-    def as_new(self, id: str | None = None) -> Session:  # noqa: A002
+    def as_new(self, id: str | None = None) -> Session:  # noqa: A002 - `id` is the word of the domain
         """The same conversation as a session of its own: a new birth, never saved; under `id` where one is given.
 
         What to do after `SessionDeleted`. Raises `InvalidSessionId`.
@@ -395,8 +396,6 @@ class Session:
         """The whole session as plain JSON values, the caller's own: every field under its name, times as text in UTC,
         `messages` in chat form, `message_ids` in the same order. What the copy descends from stays behind.
         """
-        from bamboo_sessions.models.plain import session_to_dict  # noqa: PLC0415 - it reads this class
-
         return session_to_dict(self._state())
 
     @classmethod
@@ -406,8 +405,6 @@ class Session:
         Without `message_ids` the ids follow from content, the same at each reading. Raises `InvalidSessionId`,
         `InvalidMessage`, `InvalidValue`.
         """
-        from bamboo_sessions.models.plain import state_from_dict  # noqa: PLC0415
-
         return cls._of(state_from_dict(value, clock.now()), _NOWHERE, clock)
 
     def __eq__(self, other: object) -> bool:

@@ -26,13 +26,13 @@ def open_storage(where: str | PathLike[str], *, clock: Clock, **options: Any) ->
 
         return MemoryStorage(clock=clock, **options)
     if scheme.partition("+")[0] in _DATABASES:
-        from bamboo_sessions.storages.sql import SqlStorage  # noqa: PLC0415
+        from bamboo_sessions.storages.sql import SqlStorage  # noqa: PLC0415 - an extra
 
         return SqlStorage(text, clock=clock, **options)
     if scheme not in ("", "file"):
         raise InvalidValue("storage URL", f"{scheme}:// is not there yet; use a path, file:///…, memory://, sqlite:///… or "
                            "postgresql://…")
-    from bamboo_sessions.storages.json_files import JsonFileStorage  # noqa: PLC0415
+    from bamboo_sessions.storages.json_files import JsonFileStorage  # noqa: PLC0415 - only what is asked for
 
     return JsonFileStorage(_path(text) if scheme else text, clock=clock, **options)
 

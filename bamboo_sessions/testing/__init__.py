@@ -31,11 +31,11 @@ _pytest.register_assert_rewrite(*(f"{__name__}.{_name}" for _name in (
     "elsewhere", "expiry", "guesses", "harness", "locks", "machine_of_records", "machine_of_repositories", "machine_of_sessions", "plain", "plain_reads",
     "powers", "races", "records", "records_shared", "repositories", "room", "scribe", "search", "usage")))
 
-from bamboo_sessions.testing.clock import ManualClock  # noqa: E402
-from bamboo_sessions.testing.harness import Desk, Power, StorageHarness, needs  # noqa: E402
-from bamboo_sessions.testing.strict import Misuse, StrictLockingStorage, StrictStorage  # noqa: E402
-from bamboo_sessions.testing.suite import StorageContract, contracts  # noqa: E402
-from bamboo_sessions.testing.wrappers import FailingStorage, ForgetfulStorage, SlowStorage, Wrapping  # noqa: E402
+from bamboo_sessions.testing.clock import ManualClock  # noqa: E402 - see above
+from bamboo_sessions.testing.harness import Desk, Power, StorageHarness, needs  # noqa: E402 - see above
+from bamboo_sessions.testing.strict import Misuse, StrictLockingStorage, StrictStorage  # noqa: E402 - see above
+from bamboo_sessions.testing.suite import StorageContract, contracts  # noqa: E402 - see above
+from bamboo_sessions.testing.wrappers import FailingStorage, ForgetfulStorage, SlowStorage, Wrapping  # noqa: E402 - see above
 
 __all__ = [
     "Desk",

@@ -43,7 +43,7 @@ def take_in_turns(storage: Any, _: Line, counter: str, turns: int) -> None:
             with open(counter, encoding="ascii") as file:  # noqa: PTH123 - the path came through a pipe
                 number = int(file.read())
             time.sleep(0.001)  # so that without exclusion the others do come in between
-            with open(counter, "w", encoding="ascii") as file:  # noqa: PTH123
+            with open(counter, "w", encoding="ascii") as file:  # noqa: PTH123 - see above
                 file.write(str(number + 1))
 
 

@@ -63,12 +63,12 @@ class MachineContract:
     @needs(Power.RECORDS)
     def test_records_against_a_page(self, desk: Desk) -> None:
         """Commits right and wrong, retries, deletions, reads from every known state, by several objects."""
-        from bamboo_sessions.testing.machine_of_records import RecordMachine  # noqa: PLC0415
+        from bamboo_sessions.testing.machine_of_records import RecordMachine  # noqa: PLC0415 - see above
 
         run_machine(RecordMachine, desk)
 
     def test_repositories_against_sets_of_words(self, desk: Desk) -> None:
         """Held copies of several writers: nothing acknowledged is lost, nothing deleted comes back."""
-        from bamboo_sessions.testing.machine_of_repositories import RepositoryMachine  # noqa: PLC0415
+        from bamboo_sessions.testing.machine_of_repositories import RepositoryMachine  # noqa: PLC0415 - see above
 
         run_machine(RepositoryMachine, desk)

@@ -131,7 +131,7 @@ def _server(folder: Path) -> Iterator[str]:
     """A PostgreSQL that flushes."""
     import pytest  # noqa: PLC0415 - what is not here skips
 
-    from tests.clusters import Server, binaries  # noqa: PLC0415
+    from tests.clusters import Server, binaries  # noqa: PLC0415 - it needs pytest
 
     try:
         binaries()

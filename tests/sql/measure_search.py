@@ -80,7 +80,7 @@ def measure(url):
     query = Query.read("wor", prefix=True)
     print(f"{store.name:12} {took(lambda: store.search(query, Filter(), 20))}  wor…", flush=True)
     for tag in ("work", "rare"):
-        print(f"{store.name:12} {took(lambda: store.page(Filter(tags=[tag]), 50))}  list, {tag}", flush=True)  # noqa: B023
+        print(f"{store.name:12} {took(lambda: store.page(Filter(tags=[tag]), 50))}  list, {tag}", flush=True)  # noqa: B023 - called at once
     store.close()
 
 

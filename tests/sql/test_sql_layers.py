@@ -62,11 +62,11 @@ def test_a_save_over_layers_costs_the_database_what_one_without_costs(opened, la
         repo = bundle(storage)
         session = begun(repo, name)
         turn = during(told, lambda: said(repo, session, "more"))  # noqa: B023 - called at once
-        again = during(told, lambda: said(repo, repo.load(name), "more"))  # noqa: B023
-        made = during(told, lambda: begun(repo, f"{name} 2", turns=1))  # noqa: B023
+        again = during(told, lambda: said(repo, repo.load(name), "more"))  # noqa: B023 - called at once
+        made = during(told, lambda: begun(repo, f"{name} 2", turns=1))  # noqa: B023 - called at once
         repo.cache.invalidate(name)
         repo.load(name)
-        loaded = during(told, lambda: said(repo, repo.load(name), "more"))  # noqa: B023
+        loaded = during(told, lambda: said(repo, repo.load(name), "more"))  # noqa: B023 - called at once
         costs.append([turn, again, made])
         if name == "layered":
             assert loaded == turn  # the load was answered above; without layers it is a look, which tells of nobody's commits

@@ -20,7 +20,7 @@ for _name in ("sqlalchemy", "alembic"):  # the latter is imported when tables ar
             f"sessions in a database need {_name}: pip install 'bamboo-sessions[sql]', or 'bamboo-sessions[postgres]' for "
             "PostgreSQL", name=_name)
 
-from bamboo_sessions.storages.sql.storage import SqlStorage  # noqa: E402
-from bamboo_sessions.storages.sql.upgrading import upgrade  # noqa: E402
+from bamboo_sessions.storages.sql.storage import SqlStorage  # noqa: E402 - when it is sure that the extra is there
+from bamboo_sessions.storages.sql.upgrading import upgrade  # noqa: E402 - when it is sure that the extra is there
 
 __all__ = ["SqlStorage", "upgrade"]

@@ -101,7 +101,7 @@ def _alone(database: Database) -> Iterator[Connection]:
 
 def _run(connection: Connection) -> None:
     from alembic import command  # noqa: PLC0415 - a third of a second, for what is needed once in a store's life
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415 - see above
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
