@@ -213,5 +213,26 @@ def _on_top_of(theirs: Messages, k: int, other: Sequence[Message], merged: Seque
     return kept.appended(*merged[keep:]) if keep < len(merged) else kept
 
 
+# -- the order of two sequences ----------------------------------------------------------------------------------
+
+
+def in_one_order(a: Messages, b: Messages) -> bool:
+    """Whether the messages that both have stand in the same order."""
+    k = a.shared_with(b)
+    rest, other = a[k:], b[k:]
+    common = _by_id(rest).keys() & _by_id(other).keys()
+    return _order(rest, common) == _order(other, common)
+
+
+def ordered_as(messages: Messages, like: Messages) -> Messages:
+    """The same messages in the same places, but those that `like` has too stand among each other as they do there."""
+    k = messages.shared_with(like)
+    rest, other = messages[k:], like[k:]
+    there = _by_id(rest)
+    wanted = [there[message.id] for message in other if message.id in there]
+    common, turn = {message.id for message in wanted}, iter(wanted)
+    return _on_top_of(messages, k, rest, [next(turn) if message.id in common else message for message in rest])
+
+
 def _by_id(messages: Iterable[Message]) -> dict[str, Message]:
     return {message.id: message for message in messages}

@@ -12,6 +12,7 @@ from typing import Final
 from bamboo_sessions._frozen import frozen
 from bamboo_sessions.errors import SessionDeleted
 from bamboo_sessions.merge import Merged, merge
+from bamboo_sessions.merge_messages import in_one_order, ordered_as
 from bamboo_sessions.models.state import Attempt, Base, Head, Origin, State, changed
 from bamboo_sessions.models.summary import Conflict
 
@@ -242,7 +243,7 @@ def _onto(past: State | None, mine: State, cached: Copy, onto: Base) -> Copy:
     merged = merge(past, mine, onto.state).state
     if merged.says_the_same(onto.state):
         return Copy(onto.state, Origin(onto))
-    attempt = _carried(cached.origin.attempt, past, onto)
+    attempt = _carried(cached.origin.attempt, past, onto, _Carry(mine, onto.state, merged))
     return Copy(merged, Origin(onto, attempt, cached.unsaved), cached.unsaved)
 
 
@@ -264,11 +265,27 @@ def _since(copy: Copy, onto: Base) -> tuple[State | None, State]:
     return (base.state if base is not None and base.store == onto.store else None), copy.state
 
 
-def _carried(attempt: Attempt | None, past: State | None, onto: Base) -> Attempt | None:
-    """An attempt that may still prove applied, for the copy that was merged onto `onto`."""
+@frozen(slots=True, eq=False)
+class _Carry:
+    """How a copy came onto a newer base: what it was, what it was merged with (the base, or that and more), what came out."""
+
+    said: State
+    theirs: State
+    merged: State
+
+
+def _carried(attempt: Attempt | None, past: State | None, onto: Base, carry: _Carry) -> Attempt | None:
+    """An attempt that may still prove applied, for the copy that was merged onto `onto`.
+
+    What the copy said then and what it says now differ, so the merges may put the same messages in different places. Left so,
+    `settled` would take the difference for an order that the holder wants. Hence the copy's order, unless somebody did want one.
+    """
     if attempt is None or was_applied(attempt, onto) or not _is_open(attempt, onto):
         return None
-    mine = merge(past, attempt.mine or attempt.state, onto.state).state
+    tried = attempt.mine or attempt.state
+    mine = merge(past, tried, onto.state).state
+    if in_one_order(tried.messages, carry.said.messages) and in_one_order(onto.state.messages, carry.theirs.messages):
+        mine = State(mine.head, ordered_as(mine.messages, carry.merged.messages))
     return Attempt(attempt.op, attempt.state, attempt.store, mine)
 
 
@@ -306,7 +323,7 @@ def _beside(ours: Copy, theirs: Copy, mine: Copy) -> Copy:
     past, said = (None, ours.state) if base is None else _since(ours, base)
     merged = merge(past, said, theirs.state).state
     if base is not None and attempt is ours.origin.attempt:
-        attempt = _carried(attempt, past, base)
+        attempt = _carried(attempt, past, base, _Carry(said, theirs.state, merged))
     return Copy(merged, Origin(base, attempt, mine.unsaved), mine.unsaved)
 
 

@@ -367,6 +367,27 @@ def test_an_old_attempt_kept_beside_a_newer_cached_copy(repo):
     assert texts(stored(repo.storage, "s")) == ["one", "more"]
 
 
+def test_a_lost_answer_moves_no_message(repo, other):
+    """A copy of what the cache keeps, and more than that, on another's newer state; stored, and nobody said so. What the copy was
+    when it was tried and what the cache makes of it must not disagree on an order that nobody asked for."""
+    begin(repo, "one", "two", "three", "four")
+    for word in ("kept", "kept too"):
+        unsaved(repo, word)
+    copy = repo.load("s")
+    copy.messages = [Message.system("summary"), *copy.messages[-4:]]
+    other.update("s", lambda s: s.replace_messages([s.messages[0], Message.system("theirs"), Message.user("five")]))
+    repo.load_merged("s")
+    other.update("s", lambda s: s.add_message(Message.user("six")))
+    keep(repo, copy, "was committed", applied_but_unknown)
+    order = ["theirs", "five", "six", "summary", "kept", "kept too"]
+    assert texts(stored(repo.storage, "s")) == order
+    again = repo.load("s")
+    again.add_message(Message.user("eight"))
+    other.update("s", lambda s: s.add_message(Message.user("seven")))
+    repo.save(again)
+    assert texts(stored(repo.storage, "s")) == [*order, "seven", "eight"]
+
+
 def test_an_attempted_first_save_is_not_mixed_with_a_cached_successor(repo, other):
     """P9: applied, deleted and made anew elsewhere, the new one cached here; then the object fails to be saved again."""
     session = Session.new("s", clock=repo._clock)

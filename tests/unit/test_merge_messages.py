@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from bamboo_sessions.merge_messages import merge_messages
+from bamboo_sessions.merge_messages import in_one_order, merge_messages, ordered_as
 from bamboo_sessions.models import Message, Messages
 
 
@@ -199,3 +199,36 @@ def test_a_turn_looks_only_at_what_was_added(monkeypatch):
     looked.clear()
     assert len(merge_messages(base, base.appended(*messages("x")), base, lambda *_: None)) == 1001
     assert looked == []
+
+
+# -- the order of two sequences ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("made", "like", "expected"), [
+    ("a b c", "c b a", "c b a"),
+    ("a x b c y", "c q b a", "c x b a y"),
+    ("a b", "c d", "a b"),
+    ("a b", "", "a b"),
+    ("a=1 b", "b a=2", "b a=1"),
+])
+def test_ordered_as(made, like, expected):
+    """What the other has too comes in the other's order, in the places that were there; contents are its own."""
+    words = [m.id if m.content == m.id else f"{m.id}={m.content}" for m in ordered_as(messages(made), messages(like))]
+    assert " ".join(words) == expected
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("a b c", "x a y c", True), ("a b c", "c a", False), ("a b", "c d", True), ("", "a", True), ("a b", "b a=1", False)])
+def test_in_one_order(one, other, same):
+    """Only what both have counts, and only where it stands."""
+    assert in_one_order(messages(one), messages(other)) is in_one_order(messages(other), messages(one)) is same
+
+
+def test_what_is_shared_is_not_looked_at_for_its_order():
+    """The front of two copies is one by construction, and stays it."""
+    there = messages("a b c d")
+    mine, theirs = there.appended(message("m"), message("n")), there.appended(message("n"), message("m"))
+    made = ordered_as(mine, theirs)
+    assert [m.id for m in made] == ["a", "b", "c", "d", "n", "m"]
+    assert made.shared_with(there) == 4
+    assert ordered_as(mine, mine).shared_with(mine) == 6

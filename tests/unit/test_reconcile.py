@@ -194,6 +194,21 @@ def test_carried_over_knows_an_attempt_that_was_not_applied():
     assert (said(after), after.unsaved, after.origin.attempt) == (["one", "x", "mine"], "mark", None)
 
 
+@pytest.mark.parametrize(("mine", "wanted"), [
+    (["one", "mine", "new"], ["one", "new", "x", "mine"]),
+    (["mine", "one", "new"], ["mine", "one", "new", "x"]),
+], ids=["by nobody", "by its holder"])
+def test_carried_over_keeps_apart_who_put_messages_into_another_order(mine, wanted):
+    """A message that both have as new stands differently with the one behind it and without; where the attempt proves applied, only
+    what the holder re-ordered since is re-ordered there."""
+    old, onto = base("one"), base("one", "new", "x", ops=("op-1", "op-x"))
+    attempt = Attempt("op-3", state("one", "new", "x", "mine", revision=3), STORE, state("one", "mine"))
+    carried = carried_over(Copy(state(*mine), Origin(old, attempt, "mark"), "mark"), onto)
+    assert carried.origin.attempt is not None
+    after = settled(carried.state, carried.origin.attempt)
+    assert [message.content for message in after.messages] == wanted
+
+
 def test_with_unsaved_never_mixes_two_lives():
     """P9: the copy that could not be saved is kept as it is; the committed one is safe in the storage."""
     cached = Copy(base("new", birth="another").state, Origin(base("new", birth="another")))
