@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bamboo_sessions.errors import StorageError
-from bamboo_sessions.locked_store import LockedSessionStore, _rebase, _settle
-from bamboo_sessions.models import Attempt, Origin, Session
+from bamboo_sessions.locked_store import LockedSessionStore, _rebase, _settle, bring_home
+from bamboo_sessions.models import Attempt, Origin, Part, Session
 from bamboo_sessions.reconcile import was_applied
 
 T = TypeVar("T")
@@ -53,6 +53,8 @@ class Twin:
     def begin(self, twin: Session | None = None) -> None:
         """It is our turn: another save of the object may have moved its base meanwhile. `twin`: what the thread will save,
         where that is not for us to choose."""
+        if self._owner._origin.unsaved:
+            bring_home(self._owner, self._owner)  # or the twin would do so, onto a base that the object does not have
         if self._owner._origin is not self._entry._origin:
             self._entry = self._owner.snapshot()
         if twin is None:
@@ -79,7 +81,7 @@ class Twin:
 
     def _is_saved(self) -> bool:
         """Not so for a copy that `save_and_cache` could only keep: the object has its mark, and keeps its base."""
-        return self._twin._origin.unsaved is None
+        return not self._twin._origin.unsaved
 
     def _as_attempt(self) -> Origin:
         """What was stored, as it is for somebody who does not know that it was."""
@@ -90,5 +92,17 @@ class Twin:
     def _tell(self, origin: Origin) -> None:
         """One assignment: whoever copies the object meanwhile finds the one or the other. Its content stays, and so must
         its base."""
-        if origin.base is self._entry._origin.base:
+        before = self._entry._origin
+        if origin.base is before.base:
             self._owner._origin = origin
+        elif before.unsaved:
+            self._owner._origin = self._as_before(before, origin)
+
+    def _as_before(self, before: Origin, origin: Origin) -> Origin:
+        """The twin found that its kept work is stored, and was moved there: what it tried then, and was kept as, for an object
+        that stays where it was."""
+        mine, tried = self._entry._state(), origin.attempt
+        attempt = before.attempt if tried is None else Attempt(tried.op, tried.state, tried.store, mine)
+        had = {part.kept.mark for part in before.unsaved}
+        own = tuple(Part(part.kept, mine) for part in origin.unsaved if part.kept.mark not in had)
+        return Origin(before.base, attempt, (*before.unsaved, *own))

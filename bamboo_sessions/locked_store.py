@@ -33,6 +33,7 @@ from bamboo_sessions.merge import merge
 from bamboo_sessions.models import Attempt, Base, Origin, SaveResult, Session, State
 from bamboo_sessions.models.state import Head
 from bamboo_sessions.reconcile import AHEAD, Plan, Stored, plan_next, plan_save, settled, was_applied
+from bamboo_sessions.reconcile_kept import Way, at_home, rebased
 from bamboo_sessions.storages.protocol import (
     RecordStorage,
     Storage,
@@ -195,7 +196,7 @@ class LockedSessionStore(Expiring):
         origin, base = entry._origin, entry._origin.base
         if self._is_likely is None or base is None or base.store != self.records.store_id:
             return None
-        if origin.attempt is not None or not self._is_likely(entry._head.id, base.stamp):
+        if origin.attempt is not None or origin.unsaved or not self._is_likely(entry._head.id, base.stamp):
             return None
         return Stored(base, follows=True)
 
@@ -208,12 +209,14 @@ class LockedSessionStore(Expiring):
         _refuse_moved(hold, stored)
         if stored is not None and self.lifetimes is not None:
             stored = self._unless_over(state.head.birth, origin, stored)
+        if origin.unsaved:
+            state, origin = bring_home(session, entry, None if stored is None else stored.base)
+        if origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base):
+            _settle(session, origin.attempt)
+            state, origin = _settle(entry, origin.attempt)
         if stored is not None and stored.base is origin.base and origin.attempt is None:
             plan = plan_next(state, stored.base.state, now)
         else:
-            if origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base):
-                _settle(session, origin.attempt)
-                state, origin = _settle(entry, origin.attempt)
             plan = self._plan(state, origin, stored, now)
         if guessed and plan.state is None:  # without a commit nothing tells whether the guess was right
             raise RevisionConflict(state.head.id, (state.head.birth, state.head.revision), None)
@@ -243,7 +246,9 @@ class LockedSessionStore(Expiring):
         expected = None if self._excludes else self._expected(mine.head.id)
         try:
             base = self._commit(session, mine, origin, stored, plan)
-            self._publish(base, origin.unsaved, expected)
+            for part in origin.unsaved:
+                part.kept.landed = base
+            self._publish(base, origin.mark, expected)
             return base
         finally:
             for publisher, ticket in expected or ():
@@ -259,12 +264,17 @@ class LockedSessionStore(Expiring):
         base = origin.base
         # Noted before the first byte: whoever never comes back from the commit (an error, a cancelled task, a signal)
         # leaves an object that knows what it tried.
-        session._origin = Origin(base, Attempt(op, plan.state, self.records.store_id, mine), origin.unsaved)
+        attempt = Attempt(op, plan.state, self.records.store_id, mine)
+        session._origin = Origin(base, attempt, origin.unsaved)
+        for part in origin.unsaved:
+            part.kept.is_tried(attempt)
         try:
             stamp = self.records.commit(commit_of(before, plan.state, op, keep, added, anew=not self._excludes))
         except (RevisionConflict, StorageUnavailable) as error:
             if getattr(error, "outcome", "not applied") == "not applied":
                 session._origin = Origin(base, None, origin.unsaved)
+                for part in origin.unsaved:
+                    part.kept.has_failed(attempt)
             raise
         return as_committed(before, plan.state, op, self.records.store_id, stamp, keep, added)
 
@@ -353,15 +363,32 @@ def _refuse_moved(hold: Hold, stored: Stored | None) -> None:
 
 def _settle(session: Session, attempt: Attempt) -> tuple[State, Origin]:
     """The save whose outcome was unknown had been applied: go on as if it had returned then."""
-    base = Base(attempt.state, attempt.op, attempt.store, None)
-    session._adopt(settled(session._state(), attempt), Origin(base, None, session._origin.unsaved))
+    was, origin = session._state(), session._origin
+    state = settled(was, attempt)
+    past = None if origin.base is None else origin.base.state
+    parts = rebased(origin.unsaved, past, attempt.state, Way(was, attempt.state, state))
+    session._adopt(state, Origin(Base(attempt.state, attempt.op, attempt.store, None), None, parts))
     return session._state(), session._origin
+
+
+def bring_home(session: Session, entry: Session, seen: Base | None = None) -> tuple[State, Origin]:
+    """Somebody may have stored what a cache keeps of it: go on from there. `entry` is the session as it is to be saved."""
+    was = entry._state()
+    state, origin = at_home(was, entry._origin, seen)
+    if origin is not entry._origin:
+        _move(session, was, state, origin)
+        if entry is not session:
+            entry._adopt(state, origin)
+    return state, origin
 
 
 def _rebase(session: Session, saved: State, base: Base) -> None:
     """Put the caller's object on the new base; what was done to it since the save began stays, unsaved."""
+    _move(session, saved, base.state, Origin(base))
+
+
+def _move(session: Session, was: State, state: State, origin: Origin) -> None:
+    """What `was` became `state`; so does the session, with what was done to it since."""
     now = session._state()
-    if now.head is saved.head and now.messages is saved.messages:
-        session._adopt(base.state, Origin(base))
-    else:
-        session._adopt(merge(saved, now, base.state).state, Origin(base))
+    unchanged = now.head is was.head and now.messages is was.messages
+    session._adopt(state if unchanged else merge(was, now, state).state, origin)

@@ -1,7 +1,7 @@
 """The decisions of loading and saving, pure: no clock, no lock, no storage; facts in, a decision out.
 
-`prefers_storage` is the rule of `load_merged` and nothing else. The rest says what a copy descends from, what a save
-has to write, and what the cache should hold after a commit or a look at the storage.
+`prefers_storage` is the rule of `load_merged` and nothing else. The rest says what a copy descends from and what a save
+has to write. What a cache should hold is in `reconcile_copies`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Final
 from bamboo_sessions._frozen import frozen
 from bamboo_sessions.errors import SessionDeleted
 from bamboo_sessions.merge import Merged, merge
-from bamboo_sessions.merge_messages import in_one_order, ordered_as
 from bamboo_sessions.models.state import Attempt, Base, Head, Origin, State, changed
 from bamboo_sessions.models.summary import Conflict
 
@@ -89,12 +88,14 @@ def settled(mine: State, attempt: Attempt) -> State:
     return merge(attempt.mine or attempt.state, mine, attempt.state).state
 
 
-def _is_open(attempt: Attempt, there: Base) -> bool:
+def is_open(attempt: Attempt, there: Base) -> bool:
     """Whether `there`, which does not show the attempt among its commits, still leaves it possible.
 
     A commit's place is its revision. Where another one took it, or where the remembered commits reach back to it, the
     attempt was never applied.
     """
+    if attempt.store != there.store:
+        return True
     ago = there.state.head.revision - attempt.state.head.revision
     return ago < 0 or (ago > 0 and ago >= len(there.ops))
 
@@ -110,6 +111,9 @@ def common_ancestor(origin: Origin, stored: Stored, store: str) -> Ancestor:
 
 def _descends(stored: Stored, base: Base) -> bool:
     """Whether storage's last operation ids put the copy's commit where the copy says it was."""
+    there, known = stored.base.state.head, base.state.head
+    if there.revision and there.birth == known.birth and there.revision < known.revision:
+        return False  # it came back from a backup, whether it remembers commits or not
     if not stored.ops or not base.op or not stored.base.state.head.revision:
         return True  # a storage that remembers no commits, or counts none, has no opinion
     if base.op in stored.ops:
@@ -176,181 +180,3 @@ def _next_head(made: Head, before: Head | None, now: datetime, birth: str) -> He
         if before.updated_at >= when:
             when = before.updated_at + timedelta(microseconds=1)
     return changed(made, updated_at=when, birth=made.birth or birth, revision=revision)
-
-
-# -- what the cache should hold ----------------------------------------------------------------------------------
-
-
-@frozen(slots=True, eq=False)
-class Copy:
-    """A cached copy: its state, where it comes from, and the mark of its unsaved changes, if any."""
-
-    state: State
-    origin: Origin
-    unsaved: str | None = None
-
-    def as_committed(self, store: str) -> Base | None:
-        """The committed state that this copy *is*; None where it has changes of its own."""
-        base = self.origin.base
-        return base if base is not None and self.state is base.state and base.store == store and not self.unsaved else None
-
-
-def after_commit(cached: Copy | None, committed: Base, saver: str | None) -> Copy:
-    """What the cache holds once `committed` is durable: never less, never older than what it held.
-
-    `saver` is the unsaved mark of the copy that was saved: its changes are in the commit.
-    """
-    new = Copy(committed.state, Origin(committed))
-    if cached is None:
-        return new
-    if cached.unsaved is not None:
-        return new if cached.unsaved == saver else carried_over(cached, committed)
-    return cached if _at_least(cached, committed) else new
-
-
-def _at_least(cached: Copy, committed: Base) -> bool:
-    """Whether a cached copy without unsaved changes is as new as a commit; one of a life that ended never is."""
-    base = cached.origin.base
-    if base is not None and base.store == committed.store:
-        if not same_birth(base, committed):
-            return False
-        if cached.state is base.state:
-            return base.state.head.revision > committed.state.head.revision and not _apart(base, committed)
-    return cached.state.head.updated_at > committed.state.head.updated_at
-
-
-def _apart(base: Base, committed: Base) -> bool:
-    """Whether a commit of a lower revision is none of those that led to `base`: storage lost its state since (it made room,
-    or came back from a backup) and counts anew."""
-    ago = base.state.head.revision - committed.state.head.revision
-    return ago < len(base.ops) and bool(committed.op) and committed.op not in base.ops
-
-
-def carried_over(cached: Copy, onto: Base) -> Copy:
-    """Unsaved changes on a newer committed state: still unsaved, unless that state has them all."""
-    base = cached.origin.base if was_committed(cached.origin, onto.store) else None
-    if base is not None and not same_birth(base, onto):
-        return Copy(onto.state, Origin(onto))  # changes of a session that is gone
-    if base is not None and _older(onto, base):
-        return cached
-    if not _can_tell(cached.origin, onto):
-        return cached  # what was already stored would be taken for new; the next look at the storage tells
-    past, mine = _since(cached, onto)
-    return _onto(past, mine, cached, onto)
-
-
-def _onto(past: State | None, mine: State, cached: Copy, onto: Base) -> Copy:
-    merged = merge(past, mine, onto.state).state
-    if merged.says_the_same(onto.state):
-        return Copy(onto.state, Origin(onto))
-    attempt = _carried(cached.origin.attempt, past, onto, _Carry(mine, onto.state, merged))
-    return Copy(merged, Origin(onto, attempt, cached.unsaved), cached.unsaved)
-
-
-def _can_tell(origin: Origin, onto: Base) -> bool:
-    """Whether `onto` settles if the copy's attempt, where it has one, was applied before it."""
-    attempt = origin.attempt
-    if attempt is None or attempt.store != onto.store or was_applied(attempt, onto):
-        return True
-    if not was_committed(origin, onto.store) and attempt.state.head.birth != onto.state.head.birth:
-        return False  # applied, deleted and created anew since, or never applied
-    return onto.state.head.revision < attempt.state.head.revision or not _is_open(attempt, onto)
-
-
-def _since(copy: Copy, onto: Base) -> tuple[State | None, State]:
-    """The ancestor that a copy shares with a committed state that follows its base, and the copy to compare with it."""
-    attempt, base = copy.origin.attempt, copy.origin.base
-    if attempt is not None and was_applied(attempt, onto):
-        return attempt.state, settled(copy.state, attempt)
-    return (base.state if base is not None and base.store == onto.store else None), copy.state
-
-
-@frozen(slots=True, eq=False)
-class _Carry:
-    """How a copy came onto a newer base: what it was, what it was merged with (the base, or that and more), what came out."""
-
-    said: State
-    theirs: State
-    merged: State
-
-
-def _carried(attempt: Attempt | None, past: State | None, onto: Base, carry: _Carry) -> Attempt | None:
-    """An attempt that may still prove applied, for the copy that was merged onto `onto`.
-
-    What the copy said then and what it says now differ, so the merges may put the same messages in different places. Left so,
-    `settled` would take the difference for an order that the holder wants. Hence the copy's order, unless somebody did want one.
-    """
-    if attempt is None or was_applied(attempt, onto) or not _is_open(attempt, onto):
-        return None
-    tried = attempt.mine or attempt.state
-    mine = merge(past, tried, onto.state).state
-    if in_one_order(tried.messages, carry.said.messages) and in_one_order(onto.state.messages, carry.theirs.messages):
-        mine = State(mine.head, ordered_as(mine.messages, carry.merged.messages))
-    return Attempt(attempt.op, attempt.state, attempt.store, mine)
-
-
-def _older(a: Base, b: Base) -> bool:
-    """By revision; by time where a storage keeps none."""
-    one, other = a.state.head, b.state.head
-    if one.revision and other.revision and one.birth and other.birth:
-        return one.revision < other.revision
-    return one.updated_at < other.updated_at
-
-
-def with_unsaved(cached: Copy | None, mine: Copy, seen: str | None = None) -> Copy:
-    """What the cache holds after a save that failed: my changes beside all that it had.
-
-    `seen` is the unsaved mark that the copy was loaded with: what it lacks of that entry was taken out on purpose.
-    """
-    if cached is None or (seen is not None and cached.unsaved == seen and cached.origin.base is mine.origin.base):
-        return mine
-    there, base = cached.origin.base, mine.origin.base
-    if there is None:
-        return _beside(mine, cached, mine) if base is None else _beside(cached, mine, mine)
-    if base is not None and base.store == there.store:
-        if not same_birth(there, base):
-            return mine  # one of the two lives is over; which one, only the storage knows, and the next save asks it
-        if _older(there, base):
-            return _beside(cached, mine, mine)
-    if cached.unsaved is None and not _can_tell(mine.origin, there):
-        return mine  # nothing is lost: what was cached is committed
-    return _beside(mine, cached, mine)
-
-
-def _beside(ours: Copy, theirs: Copy, mine: Copy) -> Copy:
-    """`ours` merged onto `theirs`, one of which is `mine`."""
-    base, attempt = theirs.origin.base, mine.origin.attempt or theirs.origin.attempt or ours.origin.attempt
-    past, said = (None, ours.state) if base is None else _since(ours, base)
-    merged = merge(past, said, theirs.state).state
-    if base is not None and attempt is ours.origin.attempt:
-        attempt = _carried(attempt, past, base, _Carry(said, theirs.state, merged))
-    return Copy(merged, Origin(base, attempt, mine.unsaved), mine.unsaved)
-
-
-def after_look(cached: Copy | None, stored: Stored | None, store: str, *, buried: bool = False) -> Copy | None:
-    """What `load_merged` makes of the cached copy and of what storage holds; None: nothing is left of the session."""
-    if cached is None:
-        return None if stored is None else Copy(stored.base.state, Origin(stored.base))
-    if is_deleted(cached.origin, stored, store, buried=buried):
-        return None if stored is None else Copy(stored.base.state, Origin(stored.base))
-    if stored is None:
-        return cached
-    if cached.unsaved is not None:
-        return _unsaved_onto(cached, stored, store)
-    if prefers_storage(cached.state.head, stored.base.state.head) or _same_commit(cached, stored.base, store):
-        return Copy(stored.base.state, Origin(stored.base))
-    return cached
-
-
-def _unsaved_onto(cached: Copy, stored: Stored, store: str) -> Copy:
-    attempt = cached.origin.attempt
-    if attempt is not None and was_applied(attempt, stored.base):
-        return _onto(attempt.state, settled(cached.state, attempt), cached, stored.base)
-    return _onto(common_ancestor(cached.origin, stored, store).state, cached.state, cached, stored.base)
-
-
-def _same_commit(cached: Copy, stored: Base, store: str) -> bool:
-    """One commit, seen again: the newer stamp of it is worth having."""
-    base = cached.as_committed(store)
-    return (base is not None and base.op == stored.op and same_birth(base, stored)
-            and base.state.head.revision == stored.state.head.revision)

@@ -131,7 +131,7 @@ class SessionRepository(Loads, Unsaved):
         try:
             self.persistence.touch(session_id)
         except (SessionNotFound, SessionExpired):
-            if cached is None or cached._origin.unsaved is None:
+            if cached is None or not cached._origin.unsaved:
                 raise
 
     def expire_after(self, ttl: timedelta) -> None:

@@ -15,8 +15,9 @@ from bamboo_sessions.clock import Clock
 from bamboo_sessions.errors import StorageError
 from bamboo_sessions.ids import new_token
 from bamboo_sessions.locked_store import LockedSessionStore
-from bamboo_sessions.models import Base, Origin, Session, State
-from bamboo_sessions.reconcile import Copy, Stored, after_commit, after_look, same_birth
+from bamboo_sessions.models import Base, Kept, Origin, Part, Session, State
+from bamboo_sessions.reconcile import Stored, same_birth
+from bamboo_sessions.reconcile_copies import Copy, after_commit, after_look
 
 _log = structlog.get_logger("bamboo_sessions")
 
@@ -49,6 +50,9 @@ class Copies:
             cached = copy_of(entry)
             if cached is None and ticket is not None and ticket.void:
                 return KEEP
+            if cached is not None and saver is not None and cached.unsaved == saver:
+                for part in cached.origin.unsaved:  # the saver may have been a pickled copy, which shares nothing with these
+                    part.kept.landed = base
             made = after_commit(cached, base, saver)
             return KEEP if made is cached else self._put(made)
 
@@ -73,7 +77,7 @@ class Copies:
         """Before another life of the id takes the place of one with unsaved work. The one case in which a publish asks
         storage something: to drop work because its session expired would lose it, to keep that of a deleted one is P9."""
         session_id, origin = base.state.head.id, self._origin(base.state.head.id)
-        if origin.unsaved is None or origin.base is None or origin.base.store != base.store or same_birth(origin.base, base):
+        if not origin.unsaved or origin.base is None or origin.base.store != base.store or same_birth(origin.base, base):
             return
         try:
             if not self.persistence.was_let_go(session_id, origin):
@@ -94,7 +98,8 @@ class Copies:
         token = new_token()
         made = unsaved.as_new(f"{unsaved.id[:480]} (expired {token[:8]})" if beside else None)
         _log.warning("unsaved changes of an expired session go on as a new one", session_id=unsaved.id, new_id=made.id)
-        return Copy(made._state(), Origin(None, None, token), token)
+        state = made._state()
+        return Copy(state, Origin(None, None, (Part(Kept(token), state),)), token)
 
     # -- what was seen in the storage ------------------------------------------------------------------------------
 
@@ -160,7 +165,7 @@ def committed_state(cached: Session) -> Base | None:
     """The committed state that a cached session *is*; None where it has changes of its own."""
     origin = cached._origin
     base = origin.base
-    if base is None or origin.unsaved is not None:
+    if base is None or origin.unsaved:
         return None
     state = base.state
     return base if cached._head is state.head and cached._messages is state.messages else None

@@ -90,7 +90,7 @@ class Loads(Copies):
         """Until when the session that is read next is shown, to be noted then; None: its time has run out. Never of an
         unsaved copy, which somebody's work is in."""
         times = self._lifetimes
-        if times is None or times.is_shown(session_id) or self._origin(session_id).unsaved is not None:
+        if times is None or times.is_shown(session_id) or self._origin(session_id).unsaved:
             return NOT_KNOWN
         return times.until(session_id)
 
@@ -133,7 +133,7 @@ class Loads(Copies):
             try:
                 origin = self._origin(session_id)
                 stored = self.persistence.look(session_id, origin.base)
-                if origin.unsaved is not None and self._is_another(origin, stored) and self.persistence.was_let_go(session_id, origin):
+                if origin.unsaved and self._is_another(origin, stored) and self.persistence.was_let_go(session_id, origin):
                     if stored is None:
                         return self.cache.peek(session_id)  # nobody deleted it, so nobody meant this work to go with it
                     self._set_aside(session_id)
@@ -157,7 +157,7 @@ def _certain(cache: SessionCache[Session], lifetimes: Lifetimes) -> Callable[[st
 
     def cached(session_id: str) -> Session | None:
         session = get(session_id)
-        if session is None or is_shown(session_id) or session._origin.unsaved is not None:
+        if session is None or is_shown(session_id) or session._origin.unsaved:
             return session
         return None
 

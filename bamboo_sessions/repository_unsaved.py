@@ -12,8 +12,10 @@ import structlog
 from bamboo_sessions.cache import DROP, KEEP, Cached, Verdict
 from bamboo_sessions.errors import SessionDeleted, SessionExpired, StorageError
 from bamboo_sessions.ids import new_token
-from bamboo_sessions.models import Origin, Session
-from bamboo_sessions.reconcile import Copy, with_unsaved
+from bamboo_sessions.locked_store import bring_home
+from bamboo_sessions.models import Attempt, Kept, Origin, Part, Session, State
+from bamboo_sessions.reconcile_copies import Copy, with_unsaved
+from bamboo_sessions.reconcile_kept import with_part
 from bamboo_sessions.repository_copies import Copies, copy_of
 
 _log = structlog.get_logger("bamboo_sessions")
@@ -23,10 +25,18 @@ class Unsaved(Copies):
     """Keeping what could not be saved, and trying again."""
 
     def _keep_unsaved(self, session: Session) -> None:
-        seen, token = session._origin.unsaved, new_token()
-        session._origin = attrs.evolve(session._origin, unsaved=token)
-        mine = Copy(session._state(), session._origin, token)
-        self.cache.change(session.id, lambda entry: self._put(with_unsaved(copy_of(entry), mine, seen)))
+        state, origin = bring_home(session, session)
+        own, beside = Kept(new_token(), tried=_just_tried(state, origin.attempt)), Kept(new_token())
+        session._origin = attrs.evolve(origin, unsaved=with_part(origin.unsaved, Part(own, state)))
+        mine = Copy(state, session._origin, own.mark)
+
+        def decide(entry: Cached[Session] | None) -> Verdict[Session]:
+            cached = copy_of(entry)
+            made = with_unsaved(cached, mine, beside)
+            _note_where_it_went(cached, mine, made)
+            return self._put(made)
+
+        self.cache.change(session.id, decide)
 
     def _save_overdue(self) -> None:
         """Save one copy that eviction had to spare; here, because this caller holds no lock yet."""
@@ -82,3 +92,22 @@ class Unsaved(Copies):
             return self._put(Copy(tried._state(), tried._origin, cached.unsaved))
 
         self.cache.change(tried.id, decide)
+
+
+def _just_tried(state: State, attempt: Attempt | None) -> tuple[Attempt, ...]:
+    """The save of this very state, where nobody knows what became of it."""
+    if attempt is None or attempt.mine is None:
+        return ()
+    return (attempt,) if attempt.mine.head is state.head and attempt.mine.messages is state.messages else ()
+
+
+def _note_where_it_went(cached: Copy | None, mine: Copy, made: Copy) -> None:
+    """For everybody who has a copy of what was kept until now: it goes on as part of what is kept from now on."""
+    own, now = mine.origin.unsaved[-1].kept, made.origin.unsaved[-1].kept
+    if cached is not None and cached.origin.unsaved and made is not mine:
+        before = cached.origin.unsaved[-1].kept
+        if now is not own:
+            now.is_made_of([*(before.made_of or [before]), own], has=[part.kept for part in mine.origin.unsaved[:-1]])
+        before.goes_on_in(now)
+    for part in mine.origin.unsaved[-2:]:
+        part.kept.goes_on_in(now)

@@ -7,11 +7,11 @@ from bamboo_sessions.models.messages import Messages
 from bamboo_sessions.models.metadata import Metadata
 from bamboo_sessions.models.question import PendingQuestion
 from bamboo_sessions.models.session import Session
-from bamboo_sessions.models.state import Attempt, Base, Head, MergeRule, Origin, State
+from bamboo_sessions.models.state import Attempt, Base, Head, Kept, MergeRule, Origin, Part, State
 from bamboo_sessions.models.summary import Conflict, SaveResult, SessionPage, SessionSummary
 
 __all__ = [
-    "Attempt", "Base", "Conflict", "Finding", "Head", "MergeRule", "Message", "Messages", "Metadata", "Origin",
-    "PendingQuestion", "Repair", "Role", "SaveResult", "SearchHit", "SearchPage", "Session", "SessionPage",
+    "Attempt", "Base", "Conflict", "Finding", "Head", "Kept", "MergeRule", "Message", "Messages", "Metadata", "Origin",
+    "Part", "PendingQuestion", "Repair", "Role", "SaveResult", "SearchHit", "SearchPage", "Session", "SessionPage",
     "SessionSummary", "State", "ToolCall",
 ]

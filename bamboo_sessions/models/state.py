@@ -1,13 +1,14 @@
 """The state of a session as immutable values, and the rule by which each field merges.
 
-A `Session` is a handle over one `State`; copies, caches and merges move states around, and nothing here ever changes.
+A `Session` is a handle over one `State`; copies, caches and merges move states around, and nothing here ever changes (but
+for `Kept`, which says why).
 Every field names its merge rule where it is defined: a new field cannot be added without choosing one, and the table in
 the documentation is generated from these lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from operator import attrgetter
@@ -21,6 +22,12 @@ from bamboo_sessions.models.question import PendingQuestion
 
 CLOSED_KEPT: Final = 256
 """How many tokens of closed questions a record remembers."""
+
+TRIES_KEPT: Final = 2
+"""How many saves of unknown outcome are remembered of work that a cache keeps."""
+
+WORKS_KEPT: Final = 8
+"""Of how many writers it is remembered that such work is theirs together."""
 
 EMPTY: Final[Mapping[str, bytes]] = {}
 
@@ -146,11 +153,74 @@ class Attempt:
     """The copy as it was when that save began, from which its later changes are told; None: as `state`."""
 
 
+@attrs.define(eq=False)
+class Kept:
+    """Work that could not be saved and that a cache keeps, as everybody knows it who has a copy of it.
+
+    A committed state has a revision, by which the holder of an older one learns what was changed since. This has none, and
+    whoever saves it, or takes something out of it, has one copy among many. So it is the one thing here that changes: through
+    it the others learn, in this process, that it was stored.
+    """
+
+    mark: str
+    landed: Base | None = None
+    """The last commit of a copy that had it."""
+    within: Kept | None = None
+    """What was kept later, with all of this in it."""
+    tried: tuple[Attempt, ...] = ()
+    """Saves of copies that had it, of which nobody knows the outcome, oldest first; the last few."""
+    made_of: tuple[Kept, ...] = ()
+    """What was put together to this, where it is the work of several; empty where that is too much to remember."""
+
+    def is_tried(self, attempt: Attempt) -> None:
+        """A copy that has it is about to be saved."""
+        self.tried = (*self.tried, attempt)[-TRIES_KEPT:]
+
+    def has_failed(self, attempt: Attempt) -> None:
+        """That save was not applied."""
+        self.tried = tuple(other for other in self.tried if other is not attempt)
+
+    def and_later(self) -> Iterator[Kept]:
+        """This, and what it is within."""
+        here: Kept | None = self
+        while here is not None:
+            yield here
+            here = here.within
+
+    def is_made_of(self, works: Iterable[Kept], *, has: Collection[Kept]) -> None:
+        """It is the work of several, the last of which `has` some of the others in it."""
+        several = tuple(work for work in works if work not in has)
+        self.made_of = several if len(several) <= WORKS_KEPT else ()
+
+    def goes_on_in(self, later: Kept) -> None:
+        """It is part of what is kept from now on."""
+        if self.within is None and later is not self:
+            self.within = later
+
+    def __reduce__(self) -> tuple[object, ...]:
+        landed = next((kept.landed for kept in self.and_later() if kept.landed is not None), None)
+        return Kept, (self.mark, landed)  # what it is within is a row as long as the storage was away
+
+
+@frozen(slots=True, eq=False)
+class Part:
+    """Kept work that a copy has."""
+
+    kept: Kept
+    shown: State
+    """The copy as it was when it had just that: from there on its changes are its own."""
+
+
 @frozen(slots=True, eq=False)
 class Origin:
     """Where a copy comes from. Shared by copies; replaced, never changed."""
 
     base: Base | None = None
     attempt: Attempt | None = None
-    unsaved: str | None = None
-    """The mark of the unsaved cache entry whose changes this copy holds."""
+    unsaved: tuple[Part, ...] = ()
+    """What it has of kept work, oldest first; the last is the cache entry that it is a copy of, or was kept as."""
+
+    @property
+    def mark(self) -> str | None:
+        """Of that entry."""
+        return self.unsaved[-1].kept.mark if self.unsaved else None

@@ -189,6 +189,12 @@ class Copy:
     """Whether the answer to some save of it was lost, stored or not."""
     mark: int = 0
     """Names the unsaved cache entry that has this copy's changes; 0: none."""
+    kept_by: int = 0
+    """Whose cache has that entry."""
+    shown: State | None = None
+    """What this copy was when it had that entry's changes and no others."""
+    is_home: bool = False
+    """Somebody else has saved that entry: `said` and `tried` tell what, as if this copy had done so."""
 
     def clone(self) -> Copy:
         return replace(self)
@@ -197,8 +203,13 @@ class Copy:
         """Now *is* the newest state of `life`."""
         self.life, self.base, self.now, self.revision, self.birth = (
             life, life.newest, life.newest, life.revision, life.birth)
-        self.said = self.said_in = None
-        self.mark, self.doubt = 0, False
+        self.said = self.said_in = self.shown = None
+        self.mark, self.doubt, self.is_home = 0, False, False
+
+    def comes_home(self, life: Life) -> None:
+        """Another copy of the unsaved entry was saved: what that one stored is no change of this one's."""
+        self.said, self.said_in, self.tried, self.tried_revision = self.shown, life, life.newest, life.revision
+        self.is_home = True
 
     def on_top_of(self, life: Life) -> State:
         """The stored state and what this copy's holder did since it last knew what is stored."""
@@ -258,7 +269,7 @@ class World:
         else:
             mark = entry.mark
             entry.became(life)
-            entry.now, entry.mark = made, mark
+            entry.now, entry.shown, entry.mark, entry.kept_by = made, made, mark, repo
 
     def _cached(self, repo: int, sid: str, life: Life) -> None:
         entry = Copy(sid, life.newest, life.birth)
@@ -267,7 +278,9 @@ class World:
 
     def keep(self, repo: int, copy: Copy) -> None:
         """The save of `copy` failed, and the cache keeps it beside all that it had and `copy` had not seen."""
-        seen, copy.mark = copy.mark, next(_marks)
+        if copy.is_home:
+            self.settle(copy)
+        seen, copy.mark, copy.kept_by, copy.shown = copy.mark, next(_marks), repo, copy.now
         entry = self.caches.get((repo, copy.sid))
         if entry is None or (seen and seen == entry.mark and copy.revision == entry.revision):
             self.caches[repo, copy.sid] = copy.clone()
@@ -276,7 +289,7 @@ class World:
         made = (united(ours.now, theirs.now) if ours.base is None
                 else done_to(theirs.now, list(deeds(ours.base, ours.now)), ours.now))
         kept = theirs.clone()
-        kept.now, kept.mark = made, copy.mark
+        kept.now, kept.shown, kept.mark, kept.kept_by = made, made, copy.mark, repo
         self.caches[repo, copy.sid] = kept
 
     def may_be_refused(self, copy: Copy) -> bool:
@@ -293,12 +306,16 @@ class World:
     def settle(self, copy: Copy) -> None:
         """The next save found out that the one before had gone through: as if that one had returned."""
         life = copy.said_in
-        if copy.said is None or copy.tried is None or life is None or life is not self.lives.get(copy.sid):
+        if copy.said is None or copy.tried is None or life is None:
+            return
+        if life is not self.lives.get(copy.sid) and not copy.is_home:  # that somebody else's went through is known without a look
             return
         now = done_to(copy.tried, list(deeds(copy.said, copy.now)), copy.now)
         copy.life, copy.base, copy.now = life, copy.tried, now
         copy.revision, copy.birth = copy.tried_revision, life.birth
         copy.said = copy.said_in = copy.tried = None
+        if copy.is_home:
+            copy.mark, copy.shown, copy.is_home = 0, None, False
 
     # -- loading
 

@@ -232,6 +232,8 @@ class RepositoryMachine(RuleBasedStateMachine):
         assert result.changed is (life.revision > before)
         assert result.revision == life.revision
         self.publish(r, life, copy.sid, copy.mark)
+        for other in (held.copy for held in self.held if copy.mark and held.copy.mark == copy.mark and held.copy is not copy):
+            other.comes_home(life)
         if any(held.copy is copy for held in self.held):
             copy.became(life)
             self.compare(session, copy)
@@ -373,20 +375,20 @@ class RepositoryMachine(RuleBasedStateMachine):
         entry = self.world.caches.get((r, sid))
         if entry is not None and entry.mark:
             return  # nothing is filled in over what is unsaved
+        if held.copy.mark and held.copy.kept_by != other:
+            return
         process = self.processes[r]
         expected: list[Copy | None] = []
 
         def meanwhile() -> None:
             if not same:  # the cache is not told: what was read is filled in
                 expected.append(self.world.load_merged(r, sid) if merged else self.world.load(r, sid))
-            elif not merged:  # what was read is still given to this caller, and not kept
+            elif not merged and (deletes or sid not in self.world.lives):  # what was read is given to this caller, and not kept
                 expected.append(self.as_read(sid))
             if deletes:
                 self.delete(other, sid)
             else:
                 self.save(n, other, None)
-            if expected and same and held not in self.held and not deletes:
-                self.world.load(r, sid)  # the save was refused and published nothing: what was read is kept after all
 
         with self.mood(r, None):
             process.weather.after_read = meanwhile
@@ -443,6 +445,7 @@ class RepositoryMachine(RuleBasedStateMachine):
     @rule(n=which, pickled=st.booleans())
     def copy(self, n: int, pickled: bool) -> None:
         held = self.pick(n)
+        pickled = pickled and not held.copy.mark  # such a copy does not hear what becomes of kept work
         session = pickle.loads(pickle.dumps(held.session)) if pickled else deepcopy(held.session)
         self.took(session, held.copy.clone())
 
@@ -453,6 +456,8 @@ class RepositoryMachine(RuleBasedStateMachine):
     def save(self, n: int, r: int, mood: str | None) -> None:
         """Through any repository: a copy may travel between processes."""
         held = self.pick(n)
+        if held.copy.mark:
+            r, mood = held.copy.kept_by, mood and "refused"
         with self.mood(r, mood):
             try:
                 with suppress(StorageError):
@@ -463,8 +468,13 @@ class RepositoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(n=which, r=repos, mood=moods, reads_fail=st.booleans())
     def save_and_cache(self, n: int, r: int, mood: str | None, reads_fail: bool) -> None:
-        held, entry = self.pick(n), self.world.caches.get((r, self.pick(n).copy.sid))
+        held = self.pick(n)
+        if held.copy.mark:
+            r = held.copy.kept_by
+        entry = self.world.caches.get((r, held.copy.sid))
         if entry is not None:
+            if entry.mark and (entry.mark, entry.revision) != (held.copy.mark, held.copy.revision):
+                return  # work of several
             if entry.birth != held.copy.birth or entry.doubt or held.copy.doubt:
                 return  # while the storage is away nobody can say which life is over, or what is stored already
             mood = mood and "refused"
@@ -476,7 +486,13 @@ class RepositoryMachine(RuleBasedStateMachine):
                 self.held.remove(held)
         if held.copy in self.failed:
             self.notice_evictions(r)
+            mark = held.copy.mark
             self.world.keep(r, held.copy)
+            self.let_go(mark, held.copy)
+
+    def let_go(self, mark: int, of: Copy) -> None:
+        """Others who hold copies of kept work that has gone on in another entry: what becomes of theirs is told elsewhere."""
+        self.held = [held for held in self.held if held.copy is of or not mark or held.copy.mark != mark]
 
     @rule(r=repos, mood=moods)
     def flush(self, r: int, mood: str | None) -> None:

@@ -117,15 +117,16 @@ def test_several_unsaved_copies_are_kept_together(repo):
     assert kept.metadata == {"b": 1}
 
 
-def test_saving_one_of_two_leaves_the_other_unsaved(repo):
-    """Only a save that contained the changes clears the mark."""
+@pytest.mark.parametrize("saved", [0, 1])
+def test_saving_one_of_two_leaves_the_other_unsaved(repo, saved):
+    """Only a save that contained the changes clears the mark: neither that of the first one nor that of the second has both."""
     begin(repo, "one")
     a, b = repo.load("s"), repo.load("s")
     a.add_message(Message.user("a"))
     b.add_message(Message.user("b"))
     keep(repo, a)
     keep(repo, b)
-    repo.save(a)
+    repo.save((a, b)[saved])
     assert repo.cache.unsaved_ids() == ["s"]
     repo.flush()
     assert sorted(texts(stored(repo.storage, "s"))) == ["a", "b", "one"]
@@ -145,6 +146,97 @@ def test_what_its_own_holder_takes_out_again_stays_out(repo):
     assert repo.load("s").metadata == {}
     repo.flush()
     assert texts(stored(repo.storage, "s")) == ["one", "instead"]
+
+
+def edited(session, text):
+    """The last message says something else now."""
+    last = session.messages[-1]
+    session.replace_message(last.id, Message.user(text, id=last.id))
+
+
+@pytest.mark.parametrize("stored_by", ["this repository", "another one", "one whose answer is lost"])
+def test_what_was_taken_out_of_kept_work_does_not_come_back_with_another_copy(repo, clock, stored_by):
+    """P2: two copies are made of what is kept. One of them takes a message out, and is stored; the other one only adds."""
+    begin(repo, "one")
+    unsaved(repo)
+    taken, added = repo.load("s"), repo.load("s")
+    taken.remove_message(taken.messages[-1].id)
+    taken.add_message(Message.user("instead"))
+    if stored_by == "one whose answer is lost":
+        repo.storage.at("was committed", applied_but_unknown)
+        with pytest.raises(Exception, match="unknown"):
+            repo.save(taken)
+    else:
+        (repo if stored_by == "this repository" else bundle(repo.storage.inner, clock)).save(taken)
+    added.add_message(Message.user("added"))
+    repo.save(added)
+    repo.flush()
+    assert texts(stored(repo.storage, "s")) == texts(repo.load("s")) == ["one", "instead", "added"]
+    assert repo.cache.unsaved_ids() == []
+
+
+def test_an_edit_of_kept_work_is_not_undone_by_another_copy(repo):
+    """P2: the other one was shown the text of before, and never touched it."""
+    begin(repo, "one")
+    unsaved(repo, "draft")
+    editor, other = repo.load("s"), repo.load("s")
+    edited(editor, "final")
+    editor.metadata["k"] = 1
+    repo.save(editor)
+    other.add_message(Message.user("more"))
+    repo.save(other)
+    kept = stored(repo.storage, "s")
+    assert (texts(kept), kept.metadata) == (["one", "final", "more"], {"k": 1})
+
+
+def test_who_could_not_save_learns_that_somebody_else_did(repo):
+    """P2: a copy of what was kept of him was stored; what he takes out afterwards is taken out, and what he edits is edited."""
+    begin(repo, "one")
+    holder = unsaved(repo, "first")
+    holder.add_message(Message.user("second"))
+    keep(repo, holder)
+    repo.save(repo.load("s"))
+    holder.remove_message(holder.messages[1].id)
+    edited(holder, "second, edited")
+    assert repo.save(holder).conflicts == ()
+    assert texts(stored(repo.storage, "s")) == ["one", "second, edited"]
+
+
+def test_what_one_of_two_takes_back_stays_out_of_what_is_kept_of_both(repo, other):
+    """P5: it is kept beside somebody else's; on a newer state, and after the other one's was stored."""
+    begin(repo, "one")
+    a, b = repo.load("s"), repo.load("s")
+    a.add_message(Message.user("a"))
+    b.add_message(Message.user("b"))
+    keep(repo, a)
+    keep(repo, b)
+    other.update("s", lambda s: s.add_message(Message.user("theirs")))
+    repo.load_merged("s")
+    a.remove_message(a.messages[-1].id)
+    a.add_message(Message.user("instead"))
+    keep(repo, a)
+    assert sorted(texts(repo.load("s"))) == ["b", "instead", "one", "theirs"]
+    b.remove_message(b.messages[-1].id)
+    b.add_message(Message.user("of b"))
+    repo.save(b)
+    repo.flush()
+    assert sorted(texts(stored(repo.storage, "s"))) == ["instead", "of b", "one", "theirs"]
+
+
+def test_kept_work_is_forgotten_by_parts_and_never_lost(repo):
+    """A storage that is away for long: a copy from long ago is stored first, and every later turn is still there."""
+    begin(repo, "one")
+    holder, words = repo.load("s"), [f"turn {n}" for n in range(30)]
+    for n, word in enumerate(words):
+        holder.add_message(Message.user(word))
+        keep(repo, holder)
+        if n == 3:
+            early = repo.load("s")
+    early.add_message(Message.user("early"))
+    repo.save(early)
+    repo.flush()
+    assert sorted(texts(stored(repo.storage, "s"))) == sorted(["one", "early", *words])
+    assert len(holder._origin.unsaved) <= 4
 
 
 def test_a_deletion_can_be_unsaved_as_well(repo):

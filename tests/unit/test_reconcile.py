@@ -7,21 +7,17 @@ from datetime import timedelta
 import pytest
 
 from bamboo_sessions import Message, Session, SessionDeleted
-from bamboo_sessions.models import Attempt, Base, Origin
+from bamboo_sessions.models import Attempt, Base, Kept, Origin, Part
 from bamboo_sessions.models.state import changed
 from bamboo_sessions.reconcile import (
-    Copy,
     Stored,
-    after_commit,
-    after_look,
-    carried_over,
     common_ancestor,
     is_deleted,
     plan_save,
     prefers_storage,
     settled,
-    with_unsaved,
 )
+from bamboo_sessions.reconcile_copies import Copy, after_commit, after_look, carried_over, with_unsaved
 from tests.support import START, ManualClock
 
 STORE = "store-1"
@@ -44,6 +40,11 @@ def state(*words, **facts):
 def base(*words, ops=("op-1",), store=STORE, **facts):
     return Base(state(*words, **{"revision": len(ops), "later": len(ops), **facts}), ops[-1] if ops else "", store,
                 object(), ops)
+
+
+def unsaved(state, base, attempt=None):
+    """A copy as a cache keeps it."""
+    return Copy(state, Origin(base, attempt, (Part(Kept("mark"), state),)), "mark")
 
 
 def said(copy):
@@ -164,9 +165,9 @@ def test_after_commit_believes_a_storage_that_lost_its_state():
 def test_after_commit_clears_only_the_mark_of_what_was_saved():
     """The saver's mark says whose changes are in the commit."""
     old, new = base("one"), base("one", "two", ops=("op-1", "op-2"))
-    unsaved = Copy(state("one", "mine"), Origin(old, None, "mark"), "mark")
-    assert after_commit(unsaved, new, "mark").unsaved is None
-    kept = after_commit(unsaved, new, "another")
+    cached = unsaved(state("one", "mine"), old)
+    assert after_commit(cached, new, "mark").unsaved is None
+    kept = after_commit(cached, new, "another")
     assert (said(kept), kept.unsaved, kept.origin.base) == (["one", "two", "mine"], "mark", new)
 
 
@@ -174,15 +175,15 @@ def test_carried_over_keeps_an_attempt_that_nobody_can_settle():
     """Neither among the remembered commits nor excluded by them: the entry waits for a look at the storage."""
     old, onto = base("one"), base("one", "x", ops=("op-70",), revision=70)
     attempt = Attempt("op-2", state("one", "mine", revision=2), STORE)
-    unsaved = Copy(state("one", "mine"), Origin(old, attempt, "mark"), "mark")
-    assert carried_over(unsaved, onto) is unsaved
+    cached = unsaved(state("one", "mine"), old, attempt)
+    assert carried_over(cached, onto) is cached
 
 
 def test_carried_over_knows_an_attempt_that_was_applied():
     """It is among the commits: what was undone since is not done again."""
     old, onto = base("one"), base("one", ops=("op-1", "op-2", "op-3"))
     attempt = Attempt("op-2", state("one", "mine", revision=2), STORE)
-    after = carried_over(Copy(state("one", "mine"), Origin(old, attempt, "mark"), "mark"), onto)
+    after = carried_over(unsaved(state("one", "mine"), old, attempt), onto)
     assert (said(after), after.unsaved) == (["one"], None)
 
 
@@ -190,7 +191,7 @@ def test_carried_over_knows_an_attempt_that_was_not_applied():
     """Another commit took its place, so it never will be."""
     old, onto = base("one"), base("one", "x", ops=("op-1", "op-x"))
     attempt = Attempt("op-2", state("one", "mine", revision=2), STORE)
-    after = carried_over(Copy(state("one", "mine"), Origin(old, attempt, "mark"), "mark"), onto)
+    after = carried_over(unsaved(state("one", "mine"), old, attempt), onto)
     assert (said(after), after.unsaved, after.origin.attempt) == (["one", "x", "mine"], "mark", None)
 
 
@@ -203,7 +204,7 @@ def test_carried_over_keeps_apart_who_put_messages_into_another_order(mine, want
     what the holder re-ordered since is re-ordered there."""
     old, onto = base("one"), base("one", "new", "x", ops=("op-1", "op-x"))
     attempt = Attempt("op-3", state("one", "new", "x", "mine", revision=3), STORE, state("one", "mine"))
-    carried = carried_over(Copy(state(*mine), Origin(old, attempt, "mark"), "mark"), onto)
+    carried = carried_over(unsaved(state(*mine), old, attempt), onto)
     assert carried.origin.attempt is not None
     after = settled(carried.state, carried.origin.attempt)
     assert [message.content for message in after.messages] == wanted
@@ -212,16 +213,16 @@ def test_carried_over_keeps_apart_who_put_messages_into_another_order(mine, want
 def test_with_unsaved_never_mixes_two_lives():
     """P9: the copy that could not be saved is kept as it is; the committed one is safe in the storage."""
     cached = Copy(base("new", birth="another").state, Origin(base("new", birth="another")))
-    mine = Copy(state("old", "more"), Origin(base("old"), None, "mark"), "mark")
-    assert with_unsaved(cached, mine) is mine
+    mine = unsaved(state("old", "more"), base("old"))
+    assert with_unsaved(cached, mine, Kept("beside")) is mine
 
 
 def test_with_unsaved_keeps_an_attempt_that_nobody_can_settle():
     """What was tried may be among the commits that the cached copy no longer names: it must not look like a new change."""
     there = base("one", "x", ops=("op-70",), revision=70)
     attempt = Attempt("op-2", state("one", "mine", revision=2), STORE)
-    mine = Copy(state("one", "mine"), Origin(base("one"), attempt, "mark"), "mark")
-    assert with_unsaved(Copy(there.state, Origin(there)), mine) is mine
+    mine = unsaved(state("one", "mine"), base("one"), attempt)
+    assert with_unsaved(Copy(there.state, Origin(there)), mine, Kept("beside")) is mine
 
 
 def test_after_look_at_nothing_keeps_what_was_never_saved():
@@ -231,6 +232,6 @@ def test_after_look_at_nothing_keeps_what_was_never_saved():
     committed = base("one")
     assert after_look(Copy(committed.state, Origin(committed)), None, STORE) is None
     assert after_look(None, None, STORE) is None
-    attempted = Copy(state("one"), Origin(None, Attempt("op", state("one"), STORE), "mark"), "mark")
+    attempted = unsaved(state("one"), None, Attempt("op", state("one"), STORE))
     assert after_look(attempted, None, STORE) is attempted
     assert after_look(attempted, None, STORE, buried=True) is None

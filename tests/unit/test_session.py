@@ -10,7 +10,7 @@ from pickle import dumps, loads
 import pytest
 
 from bamboo_sessions.errors import InvalidMessage, InvalidSessionId, InvalidValue, SessionError
-from bamboo_sessions.models import Attempt, Base, Message, Origin, Session
+from bamboo_sessions.models import Attempt, Base, Kept, Message, Origin, Part, Session
 
 
 class Ticking:
@@ -27,7 +27,8 @@ class Ticking:
 def committed(session):
     """The session as it is after a save: a copy that descends from its own state."""
     base = Base(session._state(), "op-1", "store-1", ("stamp", 1))
-    return Session._of(session._state(), Origin(base, Attempt("op-2", session._state(), "store-1"), "mark"), session._clock)
+    parts = (Part(Kept("mark"), session._state()),)
+    return Session._of(session._state(), Origin(base, Attempt("op-2", session._state(), "store-1"), parts), session._clock)
 
 
 WAYS = [lambda s: s.snapshot(), copy, deepcopy]
@@ -42,7 +43,7 @@ def test_copies_keep_what_they_descend_from(way):
     assert other == session
     assert (other._origin.base.op, other._origin.base.store, other._origin.base.stamp) == ("op-1", "store-1", ("stamp", 1))
     assert other._origin.base.state.same_as(session._origin.base.state)
-    assert (other._origin.attempt.op, other._origin.unsaved) == ("op-2", "mark")
+    assert (other._origin.attempt.op, other._origin.mark) == ("op-2", "mark")
     assert other.messages.shared_with(other._origin.base.state.messages) == len(other._origin.base.state.messages)
 
 
