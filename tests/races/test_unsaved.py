@@ -40,6 +40,16 @@ def unsaved(repo, word="unsaved"):
     return session
 
 
+def both_kept(repo):
+    """Two copies of one state, each with a message of its own, kept one after the other."""
+    begin(repo, "one")
+    a, b = repo.load("s"), repo.load("s")
+    for word, session in (("a", a), ("b", b)):
+        session.add_message(Message.user(word))
+        keep(repo, session)
+    return a, b
+
+
 def test_the_next_save_of_the_object_stores_it(repo):
     """The object that failed to be saved holds its changes and its old base; saving it again is enough."""
     begin(repo, "one")
@@ -120,12 +130,7 @@ def test_several_unsaved_copies_are_kept_together(repo):
 @pytest.mark.parametrize("saved", [0, 1])
 def test_saving_one_of_two_leaves_the_other_unsaved(repo, saved):
     """Only a save that contained the changes clears the mark: neither that of the first one nor that of the second has both."""
-    begin(repo, "one")
-    a, b = repo.load("s"), repo.load("s")
-    a.add_message(Message.user("a"))
-    b.add_message(Message.user("b"))
-    keep(repo, a)
-    keep(repo, b)
+    a, b = both_kept(repo)
     repo.save((a, b)[saved])
     assert repo.cache.unsaved_ids() == ["s"]
     repo.flush()
@@ -204,12 +209,7 @@ def test_who_could_not_save_learns_that_somebody_else_did(repo):
 
 def test_what_one_of_two_takes_back_stays_out_of_what_is_kept_of_both(repo, other):
     """P5: it is kept beside somebody else's; on a newer state, and after the other one's was stored."""
-    begin(repo, "one")
-    a, b = repo.load("s"), repo.load("s")
-    a.add_message(Message.user("a"))
-    b.add_message(Message.user("b"))
-    keep(repo, a)
-    keep(repo, b)
+    a, b = both_kept(repo)
     other.update("s", lambda s: s.add_message(Message.user("theirs")))
     repo.load_merged("s")
     a.remove_message(a.messages[-1].id)
