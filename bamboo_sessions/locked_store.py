@@ -267,14 +267,14 @@ class LockedSessionStore(Expiring):
         attempt = Attempt(op, plan.state, self.records.store_id, mine)
         session._origin = Origin(base, attempt, origin.unsaved)
         for part in origin.unsaved:
-            part.kept.is_tried(attempt)
+            part.kept.note_try(attempt)
         try:
             stamp = self.records.commit(commit_of(before, plan.state, op, keep, added, anew=not self._excludes))
         except (RevisionConflict, StorageUnavailable) as error:
             if getattr(error, "outcome", "not applied") == "not applied":
                 session._origin = Origin(base, None, origin.unsaved)
                 for part in origin.unsaved:
-                    part.kept.has_failed(attempt)
+                    part.kept.forget_try(attempt)
             raise
         return as_committed(before, plan.state, op, self.records.store_id, stamp, keep, added)
 
@@ -390,5 +390,4 @@ def _rebase(session: Session, saved: State, base: Base) -> None:
 def _move(session: Session, was: State, state: State, origin: Origin) -> None:
     """What `was` became `state`; so does the session, with what was done to it since."""
     now = session._state()
-    unchanged = now.head is was.head and now.messages is was.messages
-    session._adopt(state if unchanged else merge(was, now, state).state, origin)
+    session._adopt(state if now.is_just(was) else merge(was, now, state).state, origin)

@@ -52,10 +52,8 @@ def after_commit(cached: Copy | None, committed: Base, saver: str | None) -> Cop
 
 def _is_as_kept(cached: Copy) -> bool:
     """Whether nobody changed it in place since, in the cache itself."""
-    if not cached.origin.unsaved:
-        return True
-    shown = cached.origin.unsaved[-1].shown
-    return cached.state.head is shown.head and cached.state.messages is shown.messages
+    parts = cached.origin.unsaved
+    return not parts or cached.state.is_just(parts[-1].shown)
 
 
 def _at_least(cached: Copy, committed: Base) -> bool:

@@ -67,14 +67,14 @@ def at_home(state: State, origin: Origin, seen: Base | None = None) -> tuple[Sta
         base = origin.base
         there = base if base is not None and _has(base, home) else home
         rest = tuple(other for other in origin.unsaved if other is not part)
-        became = merge(_since(part, origin.attempt, there), state, there.state).state
+        became = merge(_last_stored(part, origin.attempt, there), state, there.state).state
         past, way = None if base is None else base.state, Way(state, there.state, became)
         attempt = carried(origin.attempt, past, there, way)
         state, origin = became, Origin(there, attempt, rebased(rest, past, there.state, way))
     return state, origin
 
 
-def _since(part: Part, attempt: Attempt | None, there: Base) -> State:
+def _last_stored(part: Part, attempt: Attempt | None, there: Base) -> State:
     """What the copy was when it last was in that commit: as tried, where the try came after the part and was applied."""
     if attempt is None or not was_applied(attempt, there) or all(tried.op != attempt.op for tried in part.kept.tried):
         return part.shown

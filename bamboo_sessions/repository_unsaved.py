@@ -96,9 +96,7 @@ class Unsaved(Copies):
 
 def _just_tried(state: State, attempt: Attempt | None) -> tuple[Attempt, ...]:
     """The save of this very state, where nobody knows what became of it."""
-    if attempt is None or attempt.mine is None:
-        return ()
-    return (attempt,) if attempt.mine.head is state.head and attempt.mine.messages is state.messages else ()
+    return (attempt,) if attempt is not None and attempt.mine is not None and attempt.mine.is_just(state) else ()
 
 
 def _note_where_it_went(cached: Copy | None, mine: Copy, made: Copy) -> None:
@@ -107,7 +105,7 @@ def _note_where_it_went(cached: Copy | None, mine: Copy, made: Copy) -> None:
     if cached is not None and cached.origin.unsaved and made is not mine:
         before = cached.origin.unsaved[-1].kept
         if now is not own:
-            now.is_made_of([*(before.made_of or [before]), own], has=[part.kept for part in mine.origin.unsaved[:-1]])
+            now.note_works([*(before.made_of or [before]), own], has=[part.kept for part in mine.origin.unsaved[:-1]])
         before.goes_on_in(now)
     for part in mine.origin.unsaved[-2:]:
         part.kept.goes_on_in(now)

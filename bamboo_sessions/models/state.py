@@ -115,6 +115,10 @@ class State:
     head: Head
     messages: Messages = ruled(MergeRule.SEQUENCE)
 
+    def is_just(self, other: State) -> bool:
+        """Nobody changed anything in between: the very same parts, which takes no look at them."""
+        return self.head is other.head and self.messages is other.messages
+
     def says_the_same(self, other: State) -> bool:
         """The same content, message ids included, whatever time and revision say."""
         if len(self.messages) != len(other.messages):
@@ -172,11 +176,11 @@ class Kept:
     made_of: tuple[Kept, ...] = ()
     """What was put together to this, where it is the work of several; empty where that is too much to remember."""
 
-    def is_tried(self, attempt: Attempt) -> None:
+    def note_try(self, attempt: Attempt) -> None:
         """A copy that has it is about to be saved."""
         self.tried = (*self.tried, attempt)[-TRIES_KEPT:]
 
-    def has_failed(self, attempt: Attempt) -> None:
+    def forget_try(self, attempt: Attempt) -> None:
         """That save was not applied."""
         self.tried = tuple(other for other in self.tried if other is not attempt)
 
@@ -187,7 +191,7 @@ class Kept:
             yield here
             here = here.within
 
-    def is_made_of(self, works: Iterable[Kept], *, has: Collection[Kept]) -> None:
+    def note_works(self, works: Iterable[Kept], *, has: Collection[Kept]) -> None:
         """It is the work of several, the last of which `has` some of the others in it."""
         several = tuple(work for work in works if work not in has)
         self.made_of = several if len(several) <= WORKS_KEPT else ()
