@@ -18,34 +18,15 @@ from itertools import count
 
 import pytest
 
-from bamboo_sessions import (
-    LockedSessionStore,
-    MemoryStorage,
-    Message,
-    Session,
-    SessionCache,
-    SessionRepository,
-    StorageError,
-    StorageUnavailable,
-)
+from bamboo_sessions import MemoryStorage, Message, Session, SessionRepository, StorageError
+from bamboo_sessions.testing import FailingStorage
+from tests.support import bundle
 
 ASKED_FOR = os.environ.get("BAMBOO_SESSIONS_EXAMPLES")
-SEEDS = range(int(ASKED_FOR or 100))
+SEEDS = range(int(ASKED_FOR or 250))
 STEPS = 40
-
-
-class Moody(MemoryStorage):
-    """Its next commit may be refused, or stored without a word."""
-
-    mood: str | None = None
-
-    def commit(self, commit):
-        if self.mood == "refused":
-            raise StorageUnavailable("commit", session_id=commit.session_id, reason="on purpose")
-        stamp = super().commit(commit)
-        if self.mood == "unheard":
-            raise StorageUnavailable("commit", session_id=commit.session_id, outcome="unknown", reason="on purpose")
-        return stamp
+MOODS = {"refused": "before", "unheard": "after"}
+"""What becomes of a commit: it fails before it is made, or only its answer does."""
 
 
 @dataclass(eq=False)
@@ -80,8 +61,8 @@ class Story:
     """One storage, some repositories, and what happens."""
 
     def __init__(self, seed: int, repos: int, moods: list[str | None]) -> None:
-        self.dice, self.moods, self.storage = random.Random(seed), moods, Moody()
-        self.repos = [self.repo() for _ in range(repos)]
+        self.dice, self.moods, self.storage = random.Random(seed), moods, FailingStorage(MemoryStorage())
+        self.repos = [bundle(self.storage) for _ in range(repos)]
         self.hands: list[Hand] = []
         self.known, self.log, self.numbers = Known(), [f"seed {seed}"], count(1)
         first = Session.new("chat")
@@ -89,9 +70,6 @@ class Story:
             first.add_message(Message.user(f"m{n}.0", id=f"m{n}"))
         self.repos[0].save(first)
         self.order = self.judged([])
-
-    def repo(self) -> SessionRepository:
-        return SessionRepository(SessionCache(), self.storage, LockedSessionStore(self.storage))
 
     def tell(self) -> None:
         for _ in range(STEPS):
@@ -148,10 +126,12 @@ class Story:
     def save(self) -> None:
         hand, keep, before = self.hand(), self.dice.random() < 0.7, self.stored().revision
         mine = {m.id for m in hand.session.messages}
-        self.storage.mood = mood = self.dice.choice(self.moods)
+        mood = self.dice.choice(self.moods)
+        if mood is not None:
+            self.storage.fail("commit", when=MOODS[mood], times=STEPS)
         with suppress(StorageError):
             (hand.repo.save_and_cache if keep else hand.repo.save)(hand.session)
-        self.storage.mood = None
+        self.storage.recover()
         self.note(hand, f"{'save_and_cache' if keep else 'save'} ({mood})")
         if keep or mood is None:
             self.known.owed |= mine
@@ -166,7 +146,7 @@ class Story:
     # -- what is held against it
 
     def stored(self) -> Session:
-        return self.repo().load("chat")
+        return bundle(self.storage).load("chat")
 
     def judged(self, before: list[str]) -> list[str]:
         """The order of what is stored now."""

@@ -2,123 +2,74 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pickle import dumps, loads
 
 import anyio
 import pytest
 
-from bamboo_sessions import (
-    AsyncSessionRepository,
-    LockedSessionStore,
-    MemoryStorage,
-    Message,
-    Session,
-    SessionCache,
-    SessionRepository,
-    StorageUnavailable,
-)
+from bamboo_sessions import AsyncSessionRepository, MemoryStorage, Message, Session, StorageUnavailable
 from bamboo_sessions import locked_store as module
-from bamboo_sessions.storages.protocol import Commit, Stamp
+from bamboo_sessions.testing import FailingStorage
+from tests.support import WholeSessions, bundle, stored, texts
 
 
-class Failing(MemoryStorage):
-    """Refuses commits (`down`), or makes them and does not say so (`lost`)."""
-
-    mode = ""
-
-    def commit(self, commit: Commit) -> Stamp:
-        if self.mode == "down":
-            raise StorageUnavailable("commit", session_id=commit.session_id, reason="on purpose")
-        stamp = super().commit(commit)
-        if self.mode == "lost":
-            raise StorageUnavailable("commit", session_id=commit.session_id, outcome="unknown", reason="on purpose")
-        return stamp
+@pytest.fixture
+def storage():
+    return FailingStorage(MemoryStorage())
 
 
-class ThreeMethods:
-    """A plain storage, which remembers no commits."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, Session] = {}
-        self.down = False
-
-    def load_session(self, session_id: str) -> Session | None:
-        return self.held[session_id].snapshot() if session_id in self.held else None
-
-    def save_session(self, session: Session) -> None:
-        if self.down:
-            raise StorageUnavailable("save", session_id=session.id, reason="on purpose")
-        self.held[session.id] = session.snapshot()
-
-    def delete_session(self, session_id: str) -> bool:
-        return self.held.pop(session_id, None) is not None
-
-    def close(self) -> None:
-        pass
-
-
-def _repo(storage: object) -> SessionRepository:
-    return SessionRepository(SessionCache(), storage, LockedSessionStore(storage))  # type: ignore[arg-type]
-
-
-def _session(*ids: str) -> Session:
+def session_of(*words):
     session = Session.new("c")
-    for name in ids:
-        session.add_message(Message.user(name, id=name))
+    for word in words:
+        session.add_message(Message.user(word, id=word))
     return session
 
 
-def _stored(storage: object) -> list[str]:
-    found = _repo(storage).load("c")
-    return [] if found is None else [str(message.content) for message in found.messages]
-
-
-def _kept(storage: Failing, repo: SessionRepository) -> Session:
+def kept_in(storage, repo):
     """A session with `k` in it that could only be kept."""
-    session = _session("a", "b")
+    session = session_of("a", "b")
     repo.save(session)
-    storage.mode = "down"
     session.add_message(Message.user("k", id="k"))
+    storage.fail("commit")
     repo.save_and_cache(session)
-    storage.mode = ""
     return session
+
+
+def is_there(storage):
+    return texts(stored(storage, "c"))
 
 
 @pytest.mark.parametrize("landed", [False, True])
-def test_a_holder_takes_back_what_a_save_of_unknown_outcome_stored(landed: bool) -> None:
+def test_a_holder_takes_back_what_a_save_of_unknown_outcome_stored(storage, landed):
     """What is undone after a save of unknown outcome stays undone, also in a copy that has kept work."""
-    storage = Failing()
-    repo = _repo(storage)
-    mine = _kept(storage, repo)
+    repo = bundle(storage)
+    mine = kept_in(storage, repo)
     other = repo.load("c")
-    assert other is not None
     mine.add_message(Message.user("x", id="x"))
     mine.replace_message("a", Message.user("A", id="a"))
-    storage.mode = "lost"
+    storage.fail("commit", when="after")
     with pytest.raises(StorageUnavailable):
         repo.save(mine)
-    storage.mode = ""
     mine.remove_message("x")
     mine.replace_message("a", Message.user("a", id="a"))
     if landed:
         repo.save(other)
     repo.save(mine)
-    assert _stored(storage) == ["a", "b", "k"]
+    assert is_there(storage) == ["a", "b", "k"]
 
 
-def test_what_is_added_while_a_copy_comes_home_stays_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_added_while_a_copy_comes_home_stays_on_it(storage, monkeypatch):
     """A message that another thread adds to an object while it is being kept is not taken off it."""
-    storage = Failing()
-    repo = _repo(storage)
-    mine = _kept(storage, repo)
+    repo = bundle(storage)
+    mine = kept_in(storage, repo)
     other = repo.load("c")
-    assert other is not None
     repo.save(other)
     mine.add_message(Message.user("y", id="y"))
     real = module.at_home
 
-    def meanwhile(*given: object) -> object:
-        made = real(*given)  # type: ignore[arg-type]
+    def meanwhile(*given):
+        made = real(*given)
         mine.add_message(Message.user("z", id="z"))
         return made
 
@@ -127,95 +78,84 @@ def test_what_is_added_while_a_copy_comes_home_stays_on_it(monkeypatch: pytest.M
     assert [message.id for message in mine.messages] == ["a", "b", "k", "y", "z"]
 
 
-def test_a_task_knows_what_was_tried_although_its_copy_came_home_on_the_way() -> None:
+def test_a_task_knows_what_was_tried_although_its_copy_came_home_on_the_way(storage):
     """A save of unknown outcome that found its kept work stored is told to the object: nobody's later edit is reverted."""
-    storage = Failing()
 
-    async def scenario() -> None:
-        sync = _repo(storage)
+    async def scenario():
+        sync = bundle(storage)
         repo = AsyncSessionRepository(sync)
-        mine = _kept(storage, sync)
+        mine = kept_in(storage, sync)
         other = await repo.load("c")
-        assert other is not None
-        storage.mode = "lost"
+        storage.fail("commit", when="after", times=2)
         with pytest.raises(StorageUnavailable):
             await repo.save(other)
         mine.replace_message("a", Message.user("A1", id="a"))
         mine.add_message(Message.user("x", id="x"))
         with pytest.raises(StorageUnavailable):
             await repo.save(mine)
-        storage.mode = ""
 
-        def edit(session: Session) -> None:
+        def edit(session):
             session.replace_message("a", Message.user("A2", id="a"))
             session.remove_message("x")
 
-        _repo(storage).update("c", edit)
+        bundle(storage).update("c", edit)
         await repo.save(mine)
 
     anyio.run(scenario)
-    assert _stored(storage) == ["A2", "b", "k"]
+    assert is_there(storage) == ["A2", "b", "k"]
 
 
-def test_kept_work_survives_a_plain_storage_that_came_back_from_a_backup() -> None:
+def test_kept_work_survives_a_plain_storage_that_came_back_from_a_backup():
     """A storage without a memory of commits that lost the commit of kept work gets that work from who still has it."""
-    storage = ThreeMethods()
-    repo = _repo(storage)
-    mine = _session("a")
+    plain = WholeSessions()
+    storage = FailingStorage(plain)
+    repo = bundle(storage)
+    mine = session_of("a")
     repo.save(mine)
-    backup = storage.held["c"].snapshot()
-    storage.down = True
+    backup = deepcopy(plain.kept["c"])
     mine.add_message(Message.user("k", id="k"))
+    storage.fail("save_session")
     repo.save_and_cache(mine)
-    storage.down = False
-    other = repo.load("c")
-    assert other is not None
-    repo.save(other)
-    storage.held["c"] = backup
+    repo.save(repo.load("c"))
+    plain.kept["c"] = backup
     mine.add_message(Message.user("y", id="y"))
     repo.save(mine)
-    assert _stored(storage) == ["a", "k", "y"]
+    assert is_there(storage) == ["a", "k", "y"]
 
 
-def test_work_that_another_store_has_is_still_unsaved_here() -> None:
+def test_work_that_another_store_has_is_still_unsaved_here(storage):
     """A first save that was kept for one store and stored in another is not given up for a stranger's session in the first."""
-    here, there = Failing(), Failing()
-    repo = _repo(here)
-    mine = _session("k")
-    here.mode = "down"
+    repo = bundle(storage)
+    mine = session_of("k")
+    storage.fail("commit")
     repo.save_and_cache(mine)
-    _repo(there).save(mine)
-    here.mode = ""
-    _repo(here).save(_session("o"))
+    bundle(MemoryStorage()).save(mine)
+    bundle(storage).save(session_of("o"))
     repo.load_merged("c")
     repo.flush()
-    assert sorted(_stored(here)) == ["k", "o"]
+    assert sorted(is_there(storage)) == ["k", "o"]
 
 
-def test_what_is_changed_in_the_cache_itself_is_not_taken_for_what_was_kept() -> None:
+def test_what_is_changed_in_the_cache_itself_is_not_taken_for_what_was_kept(storage):
     """Its holder saves what was kept of him; what somebody put into the cached copy since stays unsaved, and is saved with it."""
-    storage = Failing()
-    repo = _repo(storage)
-    mine = _kept(storage, repo)
+    repo = bundle(storage)
+    mine = kept_in(storage, repo)
     with repo.cache.with_mut("c") as cached:
-        assert cached is not None
         cached.add_message(Message.user("x", id="x"))
     repo.save(mine)
     assert repo.cache.unsaved_ids() == ["c"]
     repo.flush()
-    assert _stored(storage) == ["a", "b", "k", "x"]
+    assert is_there(storage) == ["a", "b", "k", "x"]
 
 
-def test_a_pickled_copy_of_kept_work_brings_it_home_as_well() -> None:
+def test_a_pickled_copy_of_kept_work_brings_it_home_as_well(storage):
     """It shares nothing with the others, but its mark; what it took out does not come back with them."""
-    storage = Failing()
-    repo = _repo(storage)
-    _kept(storage, repo)
+    repo = bundle(storage)
+    kept_in(storage, repo)
     other, travelled = repo.load("c"), loads(dumps(repo.load("c")))
-    assert other is not None
     travelled.remove_message("k")
     repo.save(travelled)
     other.add_message(Message.user("y", id="y"))
     repo.save(other)
-    assert _stored(storage) == ["a", "b", "y"]
+    assert is_there(storage) == ["a", "b", "y"]
     assert repo.cache.unsaved_ids() == []
