@@ -29,6 +29,7 @@ from bamboo_sessions import (
     SessionRepository,
     SqlStorage,
     Storage,
+    StorageError,
     StorageUnavailable,
 )
 from bamboo_sessions._files import Files
@@ -47,14 +48,28 @@ class Faults:
 
     @contextmanager
     def planned(self, way: str | None) -> Iterator[None]:
-        self._mine.way, self._mine.met = way, False
+        self._mine.way, self._mine.met, self._mine.surprise = way, False, ""
         try:
             yield
         finally:
             self._mine.way = None
 
-    def is_planned(self, *ways: str) -> bool:
+    def is_planned(self, *ways: str | None) -> bool:
         return getattr(self._mine, "way", None) in ways
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """What fails in here and nobody planned is noted: a load that logs it and shows what is cached tells nobody else."""
+        try:
+            yield
+        except StorageError as error:
+            if self.is_planned(None):
+                self._mine.surprise = f"{type(error).__name__}: {error}"
+            raise
+
+    def surprise(self) -> str:
+        """What failed since the last fault was planned, if anything did."""
+        return self._mine.surprise
 
     def was_met(self) -> bool:
         """Whether this was asked before since the fault was planned."""
@@ -75,7 +90,8 @@ class Breakable:
 
     def read(self, session_id: str, known: Any = None) -> Any:
         self._refuse_to_read(session_id)
-        return self._inner.read(session_id, known)
+        with self._faults.noted():
+            return self._inner.read(session_id, known)
 
     def commit(self, commit: Any) -> Any:
         if self._faults.is_planned("refused"):

@@ -58,12 +58,13 @@ class Pen:
         now = time.monotonic_ns()
         self._recorder.write({"e": name, "t1": now, "o": outcome, "x": state, **facts})
 
-    def looked(self, kind: str, session_id: str, repo: int, began: int, outcome: str, session: Session | None) -> str:
+    def looked(self, kind: str, session_id: str, repo: int, began: int, outcome: str, session: Session | None,
+               what: str = "") -> str:
         """One that only looks: written down when it is over, for a look that nobody saw says nothing."""
         now, name = time.monotonic_ns(), self._next()
         state = None if session is None else self.state(session, name)
         self._recorder.write({"i": name, "k": kind, "s": session_id, "r": self._repo(repo), "t0": began, "t1": now,
-                              "o": outcome, "x": state})
+                              "o": outcome, "x": state, "what": what})
         return name
 
     def state(self, session: Session, name: str) -> Plain | str:

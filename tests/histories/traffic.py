@@ -100,14 +100,15 @@ class Actor:
 
     def _look(self, kind: str, session_id: str, repo: int, look: Callable[[str], Any]) -> Held | None:
         began, fault = time.monotonic_ns(), self.fault(session_id, 0.02)
-        session = None
+        session, what = None, ""
         try:
             with self.factory.faults.planned(fault):
                 session = look(session_id)
-            outcome = "ok" if fault is None else "faulty"
-        except StorageError:
-            outcome = "error" if fault is not None else "surprise"
-        name = self.pen.looked(kind, session_id, repo, began, outcome, session)
+            what = self.factory.faults.surprise()
+            outcome = "faulty" if fault is not None else "surprise" if what else "ok"
+        except StorageError as error:
+            outcome, what = "error" if fault is not None else "surprise", f"{type(error).__name__}: {error}"
+        name = self.pen.looked(kind, session_id, repo, began, outcome, session, what)
         return None if session is None else Held(session, name)
 
     def load(self) -> None:
