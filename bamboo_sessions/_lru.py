@@ -68,7 +68,7 @@ class Lru(Generic[V]):
         self._unsaved: dict[str, None] = {}  # a set that keeps its order, as is the next one
         self._overdue: dict[str, None] = {}  # part of _unsaved
         self._left: deque[tuple[str, str]] = deque()  # with a limit: keys and contexts of the clean ones that had to go
-        self._tickets: dict[str, list[Ticket]] = {}  # the open ones; a key is here only while somebody loads it
+        self._tickets: dict[str, list[Ticket]] = {}  # the open ones, void or not; a key is here only while somebody loads it
         self._placed = self._misses = self._evictions = self._expirations = 0
         # Guards every write to the above (not the ticks and deadlines in the entries). Held for a few dict operations,
         # an eviction, a `decide` or a value's `snapshot`; no other lock is taken under it, and values that left the
@@ -174,14 +174,14 @@ class Lru(Generic[V]):
             elif verdict is not KEEP:
                 raise TypeError(f"decide must give KEEP, DROP or Put(value), not {verdict!r}")
             if key in self._tickets:
-                self._void(key)
+                self._void(key, gone=verdict is DROP)
         return None if entry is None else entry.copied()
 
     def _dropped(self, key: str) -> bool:
         """Whether there was one that could be shown; it is not there any more, and neither is an expired one."""
         now = self._now()
         with self._lock:
-            self._void(key)
+            self._void(key, gone=True)
             entry, _gone = self._live(key, now)
             _gone += self._unlink(key)
         return entry is not None
@@ -189,8 +189,8 @@ class Lru(Generic[V]):
     def clear(self) -> None:
         """Drop everything, unsaved entries too."""
         with self._lock:
-            for key in list(self._tickets):
-                self._void(key)
+            for key in self._tickets:
+                self._void(key, gone=True)
             _gone = list(self._entries.values())
             for held in (self._entries, self._unsaved, self._overdue, self._oldest, self._left):
                 held.clear()
@@ -252,9 +252,11 @@ class Lru(Generic[V]):
             else:
                 self._tickets.pop(ticket.key, None)
 
-    def _void(self, key: str) -> None:
-        for ticket in self._tickets.pop(key, ()):
+    def _void(self, key: str, *, gone: bool = False) -> None:
+        """They stay until they are released: a ticket that is void can still be told that what was there has gone."""
+        for ticket in self._tickets.get(key, ()):
             ticket.void = True
+            ticket.gone = ticket.gone or gone
 
     # -- entries: without a lock ---------------------------------------------------------------------------------
 
@@ -376,8 +378,9 @@ class Lru(Generic[V]):
         any moment; everything else is drawn up again from it.
         """
         self._lock = threading.Lock()
-        for key in list(self._tickets):
-            self._void(key)
+        for key in self._tickets:
+            self._void(key, gone=True)
+        self._tickets.clear()
         self._unsaved = {key: None for key, entry in self._entries.items() if entry.unsaved is not None}
         self._overdue = dict(self._unsaved)  # more than before, perhaps; too few would be a loss
         self._oldest = []

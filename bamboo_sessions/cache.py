@@ -155,11 +155,11 @@ class SessionCache(Hooked[V]):
             return self.invalidate(key)
         with self._turns.turn(key):
             with self._lock:
-                self._void(key)
+                self._void(key, gone=True)
                 entry = self._entries.get(key)
             self._hook.delete(key, entry.context_id if entry is not None else context_id or "")
             with self._lock:
-                self._void(key)  # of loads that began since, and may have read what was not deleted yet
+                self._void(key, gone=True)  # of loads that began since, and may have read what was not deleted yet
                 now = self._entries.get(key)
                 # An insert does not wait for the hook: one that came meanwhile is newer than this removal.
                 if now is entry or (now is not None and now.unsaved is None):

@@ -117,12 +117,13 @@ Verdict = Put[V] | Plain
 
 
 class Ticket:
-    """The right of one reader to fill one gap; `void` once somebody else has settled what belongs there."""
+    """The right of one reader to fill one gap; `void` once somebody else has settled what belongs there, and `gone` once what was
+    there has been dropped on purpose: what is found there later was not there when the reader set out."""
 
-    __slots__ = ("key", "void")
+    __slots__ = ("gone", "key", "void")
 
     def __init__(self, key: str) -> None:
-        self.key, self.void = key, False
+        self.key, self.void, self.gone = key, False, False
 
 
 class Held(Generic[V]):

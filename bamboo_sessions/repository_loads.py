@@ -8,11 +8,13 @@ so needs only what came after it; where it has changes of its own, the long way,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import structlog
 
 from bamboo_sessions._lifetimes import NOT_KNOWN, Lifetimes
-from bamboo_sessions.cache import Cached, SessionCache
+from bamboo_sessions.cache import Cached, SessionCache, Ticket
 from bamboo_sessions.clock import Clock
 from bamboo_sessions.errors import StorageError
 from bamboo_sessions.ids import check_session_id
@@ -23,6 +25,8 @@ from bamboo_sessions.repository_copies import Copies, committed_state
 from bamboo_sessions.storages.protocol import has_plain_reads
 
 _log = structlog.get_logger("bamboo_sessions")
+_LOOKS: Final = 10
+"""How often a `load_merged` looks again while others of this process move what it is to be compared with."""
 
 
 class Loads(Copies):
@@ -128,7 +132,7 @@ class Loads(Copies):
     def _reconciled(self, session_id: str) -> Session | None:
         """The long way, for what is not cached or has changes of its own: a ticket says if somebody was faster."""
         check_session_id(session_id)
-        for _ in range(3):
+        for _ in range(_LOOKS):
             ticket = self.cache.ticket(session_id)
             try:
                 origin = self._origin(session_id)
@@ -138,12 +142,26 @@ class Loads(Copies):
                         return self.cache.peek(session_id)  # nobody deleted it, so nobody meant this work to go with it
                     self._set_aside(session_id)
                 buried = self.persistence.is_buried(session_id, origin)
-                settled, session = self._take_up(session_id, lambda _: not ticket.void, stored, buried=buried)  # noqa: B023 - called at once
+                is_fresh = partial(self._is_fresh, ticket, origin, stored)
+                settled, session = self._take_up(session_id, is_fresh, stored, buried=buried)
             finally:
                 self.cache.release(ticket)
             if settled:
                 return session
         return session
+
+    def _is_fresh(self, ticket: Ticket, origin: Origin, stored: Stored | None, entry: Cached[Session] | None) -> bool:
+        """Whether the look says what it would say if it were made now.
+
+        Whoever keeps work or looks makes the ticket void, and says nothing of the storage by that. What stands on the very
+        state that the look began from might as well have been kept before it.
+        """
+        if not ticket.void:
+            return True
+        if ticket.gone or entry is None or self._is_another(origin, stored):
+            return False
+        here = entry.value._origin
+        return here.base is origin.base and here.attempt is origin.attempt
 
     def _is_another(self, origin: Origin, stored: Stored | None) -> bool:
         """Whether what is stored, if anything, is not what such a copy descends from."""

@@ -558,6 +558,25 @@ def test_other_keys_void_nothing():
     assert cache.fill(ticket, 1)
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["", "void already"])
+@pytest.mark.parametrize(("deed", "gone"), [
+    (lambda cache: cache.invalidate("a"), True), (lambda cache: cache.remove("a"), True), (lambda cache: cache.clear(), True),
+    (lambda cache: cache.change("a", lambda _: DROP), True), (lambda cache: cache.change("a", lambda _: KEEP), False),
+    (lambda cache: cache.change("a", lambda _: Put(2)), False), (lambda cache: cache.insert("a", 2), False),
+], ids=["invalidate", "remove", "clear", "drop", "keep", "put", "insert"])
+def test_a_ticket_tells_whether_what_was_there_has_gone(deed, gone, before):
+    """To be dropped on purpose is another thing than to be replaced; room that is made for others is neither."""
+    cache = SessionCache(1)
+    cache.insert("a", 1)
+    ticket = cache.ticket("a")
+    cache.insert("b", 1)
+    assert (ticket.void, ticket.gone) == (False, False)
+    if before:
+        cache.insert("a", 1)
+    deed(cache)
+    assert (ticket.void, ticket.gone) == (True, gone)
+
+
 def test_a_fill_replaces_nothing():
     """A ticket that was taken while something was cached fills only if that is gone; an unsaved entry never is."""
     cache = SessionCache()
