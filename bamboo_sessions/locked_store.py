@@ -210,7 +210,8 @@ class LockedSessionStore(Expiring):
         if stored is not None and self.lifetimes is not None:
             stored = self._unless_over(state.head.birth, origin, stored)
         if origin.unsaved:
-            state, origin = bring_home(session, entry, None if stored is None else stored.base)
+            named, (state, origin) = origin.base, bring_home(session, entry, None if stored is None else stored.base)
+            stored = None if stored is None else stored.for_base(named, origin.base)
         if origin.attempt is not None and stored is not None and was_applied(origin.attempt, stored.base):
             _settle(session, origin.attempt)
             state, origin = _settle(entry, origin.attempt)

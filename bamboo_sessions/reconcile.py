@@ -41,6 +41,10 @@ class Stored:
     follows: bool = False
     """Storage proved that this descends from the state that the copy named."""
 
+    def for_base(self, named: Base | None, base: Base | None) -> Stored:
+        """The same for a copy that stands on another state by now than the one it had named: of that, nothing was proved."""
+        return self if base is named or not self.follows else Stored(self.base, self.base.ops)
+
 
 @frozen(slots=True, eq=False)
 class Ancestor:

@@ -220,7 +220,8 @@ def after_look(cached: Copy | None, stored: Stored | None, store: str, *, buried
     if stored is None:
         return cached
     if cached.unsaved is not None:
-        cached = come_home(cached, stored.base)
+        named, cached = cached.origin.base, come_home(cached, stored.base)
+        stored = stored.for_base(named, cached.origin.base)
     if cached.unsaved is not None:
         return _unsaved_onto(cached, stored, store)
     if prefers_storage(cached.state.head, stored.base.state.head) or _same_commit(cached, stored.base, store):

@@ -123,6 +123,35 @@ def test_kept_work_survives_a_plain_storage_that_came_back_from_a_backup():
     assert is_there(storage) == ["a", "k", "y"]
 
 
+def lost_again(storage):
+    """A copy of kept work that another repository stored; a backup took that away again, and others have gone on since."""
+    inner, repo = storage.inner, bundle(storage)
+    mine = kept_in(storage, repo)
+    backup = deepcopy(inner._kept["c"])
+    bundle(inner).save(repo.load("c"))
+    inner._kept["c"] = backup
+    for word in ("t1", "t2"):
+        bundle(inner).update("c", lambda session, word=word: session.add_message(Message.user(word, id=word)))
+    return repo, mine
+
+
+@pytest.mark.parametrize("how", ["flush", "save", "load_merged", "load_merged and flush"])
+def test_kept_work_that_a_backup_took_away_again_is_an_addition(storage, how):
+    """P1: the storage proves that it goes on from the state which the copy names, and that is not the one which has the work."""
+    repo, mine = lost_again(storage)
+    if how == "save":
+        mine.add_message(Message.user("x", id="x"))
+        repo.save(mine)
+    if how.startswith("load_merged"):
+        with repo.cache.with_mut("c") as cached:
+            cached.title = "changed in the cache itself, so that a part of it is not stored in any case"
+        assert texts(repo.load_merged("c")) == ["a", "b", "t1", "t2", "k"]
+    if how.endswith("flush"):
+        repo.flush()
+    expected = {"load_merged": [], "save": ["k", "x"]}.get(how, ["k"])
+    assert is_there(storage) == ["a", "b", "t1", "t2", *expected]
+
+
 def test_work_that_another_store_has_is_still_unsaved_here(storage):
     """A first save that was kept for one store and stored in another is not given up for a stranger's session in the first."""
     repo = bundle(storage)
