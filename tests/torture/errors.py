@@ -14,7 +14,6 @@ that met the error and a fresh one must be able to write, no descriptor may be l
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ import time
 import traceback
 from collections import Counter
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -36,10 +36,12 @@ from bamboo_sessions.storages.json_files import locking
 from tests.torture.faults import STRIKES, Faults
 from tests.torture.scenarios import Pointless, Writers, scenarios, usage_lines
 from tests.torture.scenarios_expiry import AGES, age_of, is_hidden
-from tests.torture.scenarios_model import Change, apply, half_of
+from tests.torture.scenarios_model import Change, after, half_of
 
 PATIENCE = 0.5
 """Seconds that a writer waits for a lock: nobody else holds one here."""
+FEW = 100
+"""States of a store that are made at once."""
 
 
 class Broken(AssertionError):
@@ -75,7 +77,7 @@ class Point:
 
 
 def look(folder):
-    """The store as another process would find it, in the words of `scenarios.apply`."""
+    """The store as another process would find it, in the words of `scenarios_model.apply`."""
     if not all(os.path.exists(os.path.join(folder, name)) for name in ("store.json", "sessions", "new", "trash")):
         return {}  # half made; to open it would be to make the rest
     storage, model = JsonFileStorage(folder), {}
@@ -114,44 +116,73 @@ def _same_chat(seen, state):
         None in (seen["revision"], state["revision"]) or seen["revision"] == state["revision"])
 
 
+class States:
+    """Made one by one, when somebody asks for them: each change of unknown end makes them twice as many, a million after
+    twenty, and it is nearly always the first one that a store shows."""
+
+    def __init__(self, make, count):
+        self._make, self._count = make, count
+
+    def __iter__(self):
+        return iter(self._make())
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, at):
+        return next(islice(self, at, None))
+
+    @classmethod
+    def of(cls, *parts):
+        """One part after the other."""
+        return cls(lambda: chain(*parts), sum(map(len, parts)))
+
+    @classmethod
+    def but_the_first(cls, states, count):
+        """Few are made at once: to pass over the same ones anew for each that follows costs more."""
+        if count == 0:
+            return states
+        left = cls(lambda: islice(states, count, None), len(states) - count)
+        return left if len(left) > FEW else list(left)
+
+
 class Ledger:
     """The states that a store may be in, in the order in which it can have come to them."""
 
     def __init__(self, model):
-        self.states = [copy.deepcopy(model)]
+        self.states = [after(model, [])]
         self.before = self.states
         """As they were when the change was first tried, however often it is tried again."""
 
     def begin(self):
-        self.before = list(self.states)
+        self.before = self.states
 
     def done(self, change, *, in_doubt=False):
         """`in_doubt`: something failed on the way, so that what has expired may have been taken for what has not, and kept."""
-        self.states = [*self._with(change), *(self._with(attrs.evolve(change, kind="join")) if in_doubt and half_of(change) else [])]
+        joined = self._with(attrs.evolve(change, kind="join")) if in_doubt and half_of(change) else []
+        self.states = States.of(self._with(change), joined)
 
     def perhaps(self, change):
-        self.states = [*self.before, *self._halfway(change), *self._with(change)]
+        self.states = States.of(self.before, self._halfway(change), self._with(change))
 
     def not_applied(self, change):
         """Who creates what has expired may have purged it."""
-        self.states += self._halfway(change)
+        self.states = States.of(self.states, self._halfway(change))
 
     def _halfway(self, change):
         half = half_of(change)
         return [] if half is None else [state for state in self._with(half) if state not in self.before]
 
     def _with(self, change):
-        made = copy.deepcopy(self.before)
-        for state in made:
-            apply(state, change)
-        return made
+        before = self.before
+        return States(lambda: (after(state, [change]) for state in before), len(before))
 
     def confirm(self, seen, when):
         """A state that somebody saw is not taken back: nothing before it is possible any more."""
         for at, state in enumerate(self.states):
             if same(seen, state):
-                del self.states[:at]
-                self.before = self.before[at % len(self.before) :]
+                self.states = States.but_the_first(self.states, at)
+                self.before = States.but_the_first(self.before, at % len(self.before))
                 return
         raise Broken(f"{when}: {_difference(seen, self.states[0])}; {len(self.states)} states would have been right")
 
