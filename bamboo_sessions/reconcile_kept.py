@@ -18,7 +18,7 @@ from bamboo_sessions.reconcile import is_open, same_birth, was_applied
 
 _PARTS: Final = 4
 """How many parts a copy remembers. A runtime whose storage is away for an hour keeps the same session a hundred times; of what it
-forgets, what somebody took out may come back, and nothing is lost."""
+forgets, what somebody took out may come back, what he edited be as it was before, and nothing is lost."""
 
 Parts = tuple[Part, ...]
 

@@ -15,6 +15,7 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from typing import ClassVar
 
 import pytest
 
@@ -60,8 +61,10 @@ class Known:
 class Story:
     """One storage, some repositories, and what happens."""
 
+    kind: ClassVar[type[MemoryStorage]] = MemoryStorage
+
     def __init__(self, seed: int, repos: int, moods: list[str | None]) -> None:
-        self.dice, self.moods, self.storage = random.Random(seed), moods, FailingStorage(MemoryStorage())
+        self.dice, self.moods, self.storage = random.Random(seed), moods, FailingStorage(self.kind())
         self.repos = [bundle(self.storage) for _ in range(repos)]
         self.hands: list[Hand] = []
         self.known, self.log, self.numbers = Known(), [f"seed {seed}"], count(1)
