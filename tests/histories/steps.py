@@ -139,7 +139,9 @@ class Step:
         if self.guests and self.maker is not None:
             made += [op.mine for op in self.guests if op.mine is not None and (op in maker.tried or op.outcome == "kept")]
             made += [maker.base] if maker.base is not None else []
-        if maker.tried:  # whoever tried again learned what the try before had made: any state since may be what he stood on
+        # Whoever tried again learned what the try before had made, and who had kept work which commit has it: any state since may
+        # be what he stood on.
+        if maker.tried or any(op.outcome == "kept" for op in self.guests):
             first = 0 if maker.base is None else maker.base.rev
             made += [state for rev, state in self.life.states.items() if first < rev < self.rev]
         return made

@@ -167,3 +167,26 @@ def test_a_generated_title_may_fill_the_place_that_a_person_made_empty_unseen():
 def test_a_generated_title_may_not_take_the_place_of_a_persons():
     kept = state(1, "a.1m", "a.2m", "a.3m", title="mine", source="user", version=1)
     assert "a generated title stands where a person gave one" in a_title_filled_in_unseen(kept)
+
+
+def a_title_that_is_not_stored(outcome):
+    """Work, and how it ended; it is stored by nobody knows whom on a generated title, which a person takes away. A copy from before
+    is given another one. What the judge says where that is not stored."""
+    log, a, _ = begun()
+    log.op("save_and_cache", base=a, mine=state(1, "a.1m", "a.2m", "a.3m"), outcome=outcome)
+    dirty = log.op("load", state(1, "a.1m", "a.2m", "a.3m"))
+    log.op("title", by="b", value=["made up", "generated"], rev=2, changed=True)
+    seen = log.op("load_merged", state(3, "a.1m", "a.2m", "a.3m", title="made up", source="generated"), by="c")
+    log.save(seen, state(3, "a.1m", "a.2m", "a.3m", version=2), state(4, "a.1m", "a.2m", "a.3m", version=2), by="c")
+    log.save(dirty, state(1, "a.1m", "a.2m", "a.3m", title="other", source="generated", version=1),
+             state(5, "a.1m", "a.2m", "a.3m", version=2))
+    return log.found()
+
+
+def test_who_has_kept_work_stands_on_the_commit_that_has_it():
+    """There his title is another than the one that was given, and the person who took that away has edited more often."""
+    assert a_title_that_is_not_stored("kept") == set()
+
+
+def test_who_has_no_kept_work_stands_on_what_he_was_given():
+    assert a_title_that_is_not_stored("killed") == {"a title was lost"}
