@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 from bamboo_sessions import LockedSessionStore, SessionCache, SessionRepository, StorageUnavailable
-from bamboo_sessions.models import Session
+from bamboo_sessions.models import Message, Session
 from bamboo_sessions.storages.protocol import Storage
 from bamboo_sessions.testing.clock import START, ManualClock  # noqa: F401 - START belongs to the clock, and tests ask here for both
 
@@ -172,6 +172,33 @@ def bundle(storage, clock=None, *, cache=None, **options):
     clock = clock or ManualClock()
     cache = SessionCache(clock=clock) if cache is None else cache
     return SessionRepository(cache, storage, LockedSessionStore(storage, clock=clock, **options), clock=clock)
+
+
+def over(storage, clock):
+    """The three tiers on any storage, whose reads and commits a test can stop: `storage` of the repository is a `Steered`."""
+    return bundle(steered(LockedSessionStore(storage).records), clock)
+
+
+def begin(repo, *words, **fields):
+    """The session "s", saved with these messages."""
+    session = Session.new("s", clock=repo._clock, **fields)
+    session.messages = [Message.user(word) for word in words]
+    repo.save(session)
+    return session
+
+
+def keep(repo, session, point="commit", fails=None):
+    """`save_and_cache` on a `Steered` that fails once."""
+    repo.storage.at(point, fails or failing())
+    repo.save_and_cache(session)
+
+
+def keep_more(repo, word):
+    """A copy with one message more, kept in the cache as unsaved."""
+    session = repo.load("s")
+    session.add_message(Message.user(word))
+    keep(repo, session)
+    return session
 
 
 def texts(session):

@@ -15,7 +15,6 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import ClassVar
 
 import pytest
 
@@ -61,10 +60,8 @@ class Known:
 class Story:
     """One storage, some repositories, and what happens."""
 
-    kind: ClassVar[type[MemoryStorage]] = MemoryStorage
-
     def __init__(self, seed: int, repos: int, moods: list[str | None]) -> None:
-        self.dice, self.moods, self.storage = random.Random(seed), moods, FailingStorage(self.kind())
+        self.dice, self.moods, self.storage = random.Random(seed), moods, FailingStorage(self.make_storage())
         self.repos = [bundle(self.storage) for _ in range(repos)]
         self.hands: list[Hand] = []
         self.known, self.log, self.numbers = Known(), [f"seed {seed}"], count(1)
@@ -73,6 +70,9 @@ class Story:
             first.add_message(Message.user(f"m{n}.0", id=f"m{n}"))
         self.repos[0].save(first)
         self.order = self.judged([])
+
+    def make_storage(self) -> object:
+        return MemoryStorage()
 
     def tell(self) -> None:
         for _ in range(STEPS):

@@ -6,36 +6,24 @@ come between; and no look takes the cache back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from bamboo_sessions import MemoryStorage, SessionRepository
 from tests.property.test_kept_work import ASKED_FOR, Hand, Story
+from tests.support import Steered
 
 SEEDS = range(int(ASKED_FOR or 80))
-
-
-class Slow(MemoryStorage):
-    """`meanwhile` happens behind the next answer, once."""
-
-    meanwhile: Callable[[], None] | None = None
-
-    def read(self, session_id, known=None):
-        answer = super().read(session_id, known)
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-        return answer
 
 
 class LateStory(Story):
     """What happens while somebody looks is part of the story, and is judged as well."""
 
-    kind = Slow
     looking: SessionRepository | None = None
     left = cached = 0
     """How often others come between still, and the revision that was cached when they had done so."""
+
+    def make_storage(self) -> Steered:
+        return Steered(MemoryStorage())
 
     def load(self) -> None:
         if self.looking is not None:
@@ -47,9 +35,10 @@ class LateStory(Story):
         self.looking, self.left, self.cached = repo, self.dice.randrange(1, 5), 0
         is_merged = self.dice.random() < 0.75
         usual, self.moods = self.moods, ["refused"] if self.dice.random() < 0.5 else self.moods
-        self.storage.inner.meanwhile = self.others
+        self.storage.inner.at("was read", self.others)
         session = (repo.load_merged if is_merged else repo.load)("chat")
-        self.looking, self.storage.inner.meanwhile, self.moods = None, None, usual
+        self.storage.inner.never_mind()
+        self.looking, self.moods = None, usual
         self.hands.append(Hand(repo, session))
         self.note(self.hands[-1], "was slow to load")
         unseen = before - {message.id for message in session.messages} - self.known.taken_out
@@ -65,7 +54,7 @@ class LateStory(Story):
         self.cached = 0 if there is None else there.revision
         self.left -= 1
         if self.left:
-            self.storage.inner.meanwhile = self.others
+            self.storage.inner.at("was read", self.others)
 
 
 @pytest.mark.timeout(60 if ASKED_FOR is None else 3600)

@@ -10,19 +10,21 @@ from datetime import timedelta
 
 import pytest
 
-from bamboo_sessions import LockedSessionStore, MemoryStorage, Message, Session
+from bamboo_sessions import MemoryStorage, Message, Session
 from bamboo_sessions.testing import FailingStorage
-from tests.support import ChatsOnly, WholeSessions, applied_but_unknown, bundle, failing, steered, stored, texts
-
-
-def over(storage, clock):
-    return bundle(steered(LockedSessionStore(storage).records), clock)
-
-
-def begin(repo, *words):
-    session = Session.new("s", clock=repo._clock)
-    session.messages = [Message.user(word) for word in words]
-    repo.save(session)
+from tests.support import (
+    ChatsOnly,
+    WholeSessions,
+    applied_but_unknown,
+    begin,
+    bundle,
+    failing,
+    keep,
+    keep_more,
+    over,
+    stored,
+    texts,
+)
 
 
 def say(repo, *words):
@@ -30,22 +32,11 @@ def say(repo, *words):
         repo.update("s", lambda session, word=word: session.add_message(Message.user(word)))
 
 
-def keep(repo, session, fails_at="commit", fails=None):
-    repo.storage.at(fails_at, fails or failing())
-    repo.save_and_cache(session)
-
-
-def keep_more(repo, word="more"):
-    session = repo.load("s")
-    session.add_message(Message.user(word))
-    keep(repo, session)
-
-
 def kept_after_each_look(repo):
     """Somebody keeps more whenever this repository has looked."""
 
     def more():
-        keep_more(repo)
+        keep_more(repo, "more")
         repo.storage.at("was read", more)
 
     repo.storage.at("was read", more)
@@ -124,7 +115,7 @@ def test_what_is_stored_in_a_storage_that_counts_anew_is_shown(clock, how):
         other.save(Session.new("takes the room", clock=clock))
         old.add_message(Message.user("theirs"))
         bundle(inner, clock).save(old)
-    repo.storage.at("was read", lambda: keep_more(repo))
+    repo.storage.at("was read", lambda: keep_more(repo, "more"))
     assert sorted(texts(repo.load_merged("s"))) == ["kept", "more", "one", "theirs", "three", "two"]
 
 
@@ -138,7 +129,7 @@ def test_what_is_stored_in_a_plain_storage_that_came_back_from_a_backup_is_shown
     keep_more(repo, "kept")
     inner.kept["s"] = backup
     say(bundle(inner, clock), "theirs")
-    repo.storage.at("was read", lambda: keep_more(repo))
+    repo.storage.at("was read", lambda: keep_more(repo, "more"))
     assert sorted(texts(repo.load_merged("s"))) == ["kept", "more", "one", "theirs", "three", "two"]
 
 
@@ -195,16 +186,16 @@ def test_a_session_that_is_deleted_during_a_look_is_not_shown_for_what_is_kept_s
     repo = over(MemoryStorage(clock=clock), clock)
     begin(repo, "one")
     if cached == "kept work":
-        keep_more(repo)
+        keep_more(repo, "more")
     older = repo.load("s")
     older.add_message(Message.user("older"))
     if cached == "a committed state":
         say(bundle(repo.storage.inner, clock), "theirs")
 
     def meanwhile():
-        keep(repo, older, fails_at="read")
+        keep(repo, older, point="read")
         repo.delete("s")
-        keep(repo, older, fails_at="read")
+        keep(repo, older, point="read")
 
     repo.storage.at("was read", meanwhile)
     assert repo.load_merged("s") is None
@@ -221,7 +212,7 @@ def test_a_first_save_of_unknown_outcome_during_a_look_is_not_mixed_with_what_th
 
     def meanwhile():
         other.delete("s")
-        keep(repo, mine, fails_at="was committed", fails=applied_but_unknown)
+        keep(repo, mine, point="was committed", fails=applied_but_unknown)
         other.delete("s")
 
     repo.storage.at("was read", meanwhile)
@@ -239,7 +230,7 @@ def test_a_life_that_ended_during_a_look_is_not_seen_again_over_a_storage_withou
     def meanwhile():
         repo.delete("s")
         begin(other, "new")
-        keep_more(repo)
+        keep_more(repo, "more")
 
     repo.storage.at("was read", meanwhile)
     assert texts(repo.load_merged("s")) == ["new", "more"]

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bamboo_sessions import LockedSessionStore, MemoryStorage, Message, Session, SessionCache, StorageError
-from tests.support import WholeSessions, Worker, bundle, failing, held, open_calls, steered, stored, texts
+from bamboo_sessions import MemoryStorage, Message, Session, SessionCache, StorageError
+from tests.support import WholeSessions, Worker, begin, bundle, failing, held, open_calls, over, steered, stored, texts
 
 
 @pytest.fixture
 def steered_repo(storage, clock):
     """A repository whose reads and commits the test can stop, over each kind of storage."""
-    return bundle(steered(LockedSessionStore(storage).records), clock)
-
-
-def begin(repo, *words):
-    session = Session.new("s", clock=repo._clock)
-    session.messages = [Message.user(word) for word in words]
-    repo.save(session)
-    return session
+    return over(storage, clock)
 
 
 def say(repo, word, clock):

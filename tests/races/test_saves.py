@@ -9,12 +9,10 @@ from threading import Event
 import pytest
 
 from bamboo_sessions import (
-    LockedSessionStore,
     LockTimeout,
     MemoryStorage,
     Message,
     RevisionConflict,
-    Session,
     SessionDeleted,
 )
 from tests.support import (
@@ -24,10 +22,12 @@ from tests.support import (
     Gate,
     ManualClock,
     Worker,
+    begin,
     bundle,
     failing,
     held,
     open_calls,
+    over,
     steered,
     stored,
     texts,
@@ -36,19 +36,12 @@ from tests.support import (
 
 @pytest.fixture
 def repo(storage, clock):
-    return bundle(steered(LockedSessionStore(storage).records), clock)
+    return over(storage, clock)
 
 
 @pytest.fixture
 def other(repo, clock):
     return bundle(repo.storage.inner, clock)
-
-
-def begin(repo, *words, **fields):
-    session = Session.new("s", clock=repo._clock, **fields)
-    session.messages = [Message.user(word) for word in words]
-    repo.save(session)
-    return session
 
 
 # -- stale copies ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from bamboo_sessions import MemoryStorage, Message, Session, SessionDeleted, StorageUnavailable
-from tests.support import WholeSessions, bundle, failing, open_calls, steered, texts
+from tests.support import WholeSessions, begin, bundle, failing, open_calls, steered, texts
 from tests.support import stored as newest
 
 
@@ -58,13 +58,6 @@ def stored(storage, session_id):
 @pytest.fixture(params=[True, False], ids=["applied", "not applied"])
 def applied(request):
     return request.param
-
-
-def begin(repo, *words):
-    session = Session.new("s", clock=repo._clock)
-    session.messages = [Message.user(word) for word in words]
-    repo.save(session)
-    return session
 
 
 def try_to_save(repo, session, applied):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bamboo_sessions import LockedSessionStore, Message, Session
-from tests.support import applied_but_unknown, bundle, failing, open_calls, steered, stored, texts
+from bamboo_sessions import Message, Session
+from tests.support import applied_but_unknown, begin, bundle, failing, keep, keep_more, open_calls, over, stored, texts
 
 
 @pytest.fixture
 def repo(storage, clock):
-    return bundle(steered(LockedSessionStore(storage).records), clock)
+    return over(storage, clock)
 
 
 @pytest.fixture
@@ -19,25 +19,8 @@ def other(repo, clock):
     return bundle(repo.storage.inner, clock)
 
 
-def begin(repo, *words):
-    session = Session.new("s", clock=repo._clock)
-    session.messages = [Message.user(word) for word in words]
-    repo.save(session)
-    return session
-
-
-def keep(repo, session, point="commit", fails=None):
-    """save_and_cache on a storage that fails once."""
-    repo.storage.at(point, fails or failing())
-    repo.save_and_cache(session)
-
-
 def unsaved(repo, word="unsaved"):
-    """A copy with one message more, kept in the cache as unsaved."""
-    session = repo.load("s")
-    session.add_message(Message.user(word))
-    keep(repo, session)
-    return session
+    return keep_more(repo, word)
 
 
 def both_kept(repo):
